@@ -1,0 +1,156 @@
+//! A plan with its arguments: nothing is left open.
+
+use super::arguments::{Arguments, resolve};
+use super::template::Renderer;
+use super::{Action, Plan, PlanError};
+use agentd_protocol::CommandWork;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+
+/// A plan with its arguments, ready to be registered.
+#[derive(Clone, Debug)]
+pub struct BoundPlan {
+    pub(crate) plan: Plan,
+    /// In the order of declaration.
+    pub(crate) args: Vec<(String, String)>,
+    pub(crate) goal: String,
+    pub(crate) env: BTreeMap<String, String>,
+    /// One for each node, in the order of the file.
+    pub(crate) commands: Vec<CommandWork>,
+}
+
+impl Plan {
+    /// Gives the plan its arguments and renders its templates.
+    ///
+    /// # Errors
+    /// [`PlanError::Argument`] when the arguments do not fit, [`PlanError::Invalid`] when a template cannot be
+    /// rendered with them.
+    pub fn bind(&self, given: &Arguments) -> Result<BoundPlan, PlanError> {
+        let args = resolve(&self.args, given)?;
+        let source = self.source();
+        let dir = self.dir().to_str().ok_or_else(|| PlanError::Read {
+            path: self.path.clone(),
+            why: "its directory's name is not UTF-8, so that no command could be told of it".into(),
+        })?;
+        let renderer = Renderer::new(args.iter().cloned().collect(), dir);
+        let variables = |env: &[(String, super::Located<String>)], of: &str| {
+            env.iter()
+                .map(|(name, value)| {
+                    Ok((
+                        name.clone(),
+                        renderer.render(source, &format!("{of}env.{name}"), value)?,
+                    ))
+                })
+                .collect::<Result<BTreeMap<_, _>, PlanError>>()
+        };
+
+        let goal = renderer.render(source, "goal", &self.goal)?;
+        if goal.len() > agentd_protocol::limits::GOAL_BYTES_MAX {
+            return Err(source.error(
+                &self.goal.span,
+                "goal",
+                format!("the goal has {} bytes: too long", goal.len()),
+            ));
+        }
+        let env = variables(&self.env, "")?;
+        let mut commands = Vec::with_capacity(self.nodes.len());
+        for node in &self.nodes {
+            let key = |field: &str| format!("nodes.{}.{field}", node.name);
+            let argv = match &node.action {
+                Action::Run(text) => vec!["/bin/sh".into(), "-eu".into(), "-c".into(), text.clone()],
+                Action::Command(words) => words
+                    .iter()
+                    .map(|word| renderer.render(source, &key("command"), word))
+                    .collect::<Result<_, _>>()?,
+            };
+            if argv.first().is_none_or(String::is_empty) {
+                return Err(source.error(
+                    &node.span,
+                    &key("command"),
+                    format!("{} names no program", key("command")),
+                ));
+            }
+            let cwd = match &node.cwd {
+                None => self.dir().to_owned(),
+                // Relative to the plan, like everything that a plan names; an absolute one stands.
+                Some(cwd) => self.dir().join(renderer.render(source, &key("cwd"), cwd)?),
+            };
+            commands.push(CommandWork {
+                argv,
+                cwd: cwd.to_string_lossy().into_owned(),
+                env: variables(&node.env, &key(""))?,
+                timeout_secs: node.timeout,
+            });
+        }
+        Ok(BoundPlan {
+            plan: self.clone(),
+            args,
+            goal,
+            env,
+            commands,
+        })
+    }
+}
+
+impl BoundPlan {
+    /// The plan.
+    #[must_use]
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The arguments, in the order of declaration, as they came out: paths are absolute.
+    pub fn args(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.args
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// What its nodes ask of a worker, each name once and in order.
+    #[must_use]
+    pub fn capabilities(&self) -> Vec<&str> {
+        let all = self.plan.nodes.iter().flat_map(|node| &node.capabilities);
+        let names: std::collections::BTreeSet<&str> = all.map(String::as_str).collect();
+        names.into_iter().collect()
+    }
+
+    /// The goal, rendered.
+    #[must_use]
+    pub fn goal(&self) -> &str {
+        &self.goal
+    }
+
+    /// The directory that a node's command runs in.
+    #[must_use]
+    pub fn cwd(&self, node: &str) -> Option<&Path> {
+        let index = self.plan.nodes.iter().position(|other| other.name == node)?;
+        Some(Path::new(&self.commands[index].cwd))
+    }
+
+    /// What makes two runs the same run: `plan:` and a digest of the plan's canonical path, its content and
+    /// the arguments. Fits an idempotency key, with room for a suffix.
+    #[must_use]
+    pub fn run_key(&self) -> String {
+        let mut digest = Sha256::new();
+        // Each part with its length before it, so that no two different lists read the same.
+        let mut part = |bytes: &[u8]| {
+            digest.update((bytes.len() as u64).to_le_bytes());
+            digest.update(bytes);
+        };
+        part(b"agentd plan run 1");
+        part(self.plan.path.as_os_str().as_encoded_bytes());
+        part(self.plan.text.as_bytes());
+        for (name, value) in &self.args {
+            part(name.as_bytes());
+            part(value.as_bytes());
+        }
+        let mut key = String::from("plan:");
+        for byte in &digest.finalize()[..20] {
+            // Writing to a string does not fail.
+            let _ = write!(key, "{byte:02x}");
+        }
+        key
+    }
+}

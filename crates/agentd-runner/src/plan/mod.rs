@@ -1,0 +1,151 @@
+//! Plans: a goal and a graph of commands, in a TOML file that a person reads and writes.
+//!
+//! ```text
+//!   file ── Plan::load ──▶ Plan ── bind(arguments) ──▶ BoundPlan ── registration(key) ──▶ Registration
+//!           strict: every          every template        run_key(): the same            what RegisterTask
+//!           mistake has a          is rendered           plan and arguments,            and AddNodes are
+//!           line and a hint                              the same key                   asked
+//! ```
+//!
+//! Loading looks at nothing but the file; binding looks at the files that arguments name; neither starts
+//! anything or talks to anybody.
+//!
+//! `{{ args.NAME }}` and `{{ plan.dir }}` are rendered in the goal, in `command`, `cwd` and `env` values; not
+//! in `run`, whose text goes to a shell, where a value with a quote in it would become code. A shell reads
+//! `"$AGENTD_ARG_NAME"` instead.
+
+mod arguments;
+mod bind;
+mod duration;
+mod error;
+mod graph;
+mod parse;
+mod reader;
+mod register;
+mod template;
+
+pub use arguments::{Argument, ArgumentKind, Arguments};
+pub use bind::BoundPlan;
+pub use error::PlanError;
+pub use register::Registration;
+
+use agentd_protocol::{RetryPolicy, Seconds};
+use reader::Located;
+use std::path::{Path, PathBuf};
+
+/// The most bytes that a plan's file may have.
+pub const PLAN_BYTES_MAX: u64 = 8 * 1024 * 1024;
+/// The most nodes that a plan may have.
+pub const PLAN_NODES_MAX: usize = 10_000;
+/// The most arguments that a plan may declare.
+pub const PLAN_ARGS_MAX: usize = 64;
+
+/// A plan that was read and found sound.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The file, canonical.
+    pub(crate) path: PathBuf,
+    /// The file's content: part of what makes two runs the same, and what later messages point into.
+    pub(crate) text: String,
+    pub(crate) goal: Located<String>,
+    pub(crate) args: Vec<Argument>,
+    pub(crate) env: Vec<(String, Located<String>)>,
+    pub(crate) nodes: Vec<PlanNode>,
+    /// Index of the node whose result is the plan's.
+    pub(crate) result: usize,
+}
+
+/// One node, its templates not yet rendered.
+#[derive(Clone, Debug)]
+pub(crate) struct PlanNode {
+    pub(crate) name: String,
+    /// Where it stands in the file, for messages about it as a whole.
+    pub(crate) span: std::ops::Range<usize>,
+    pub(crate) needs: Vec<usize>,
+    pub(crate) action: Action,
+    pub(crate) cwd: Option<Located<String>>,
+    pub(crate) env: Vec<(String, Located<String>)>,
+    pub(crate) timeout: Option<Seconds>,
+    pub(crate) retry: Option<RetryPolicy>,
+    pub(crate) priority: i32,
+    pub(crate) capabilities: Vec<String>,
+}
+
+/// What a node does.
+#[derive(Clone, Debug)]
+pub(crate) enum Action {
+    /// An argument vector of templates.
+    Command(Vec<Located<String>>),
+    /// A shell's program, as it stands.
+    Run(String),
+}
+
+impl Plan {
+    /// Reads the plan in a file.
+    ///
+    /// # Errors
+    /// [`PlanError::Read`] when the file cannot be read, [`PlanError::Invalid`] when what it says cannot be
+    /// meant.
+    pub fn load(path: &Path) -> Result<Self, PlanError> {
+        let failed = |why: String| PlanError::Read {
+            path: path.to_owned(),
+            why,
+        };
+        let canonical = path.canonicalize().map_err(|error| failed(error.to_string()))?;
+        let size = canonical.metadata().map_err(|error| failed(error.to_string()))?;
+        if !size.is_file() {
+            return Err(failed("it is not a file; name the plan's TOML file".into()));
+        }
+        if size.len() > PLAN_BYTES_MAX {
+            return Err(failed(format!(
+                "it has {} bytes; at most {PLAN_BYTES_MAX} are read",
+                size.len()
+            )));
+        }
+        let bytes = std::fs::read(&canonical).map_err(|error| failed(error.to_string()))?;
+        let text = String::from_utf8(bytes).map_err(|error| {
+            failed(format!(
+                "it is not UTF-8 text (byte {} is not)",
+                error.utf8_error().valid_up_to() + 1
+            ))
+        })?;
+        // Messages name the file as the caller did: that is where the caller will look.
+        parse::parse(path, canonical, &text)
+    }
+
+    /// The file that it was read from, canonical.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The directory of the file.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new("/"))
+    }
+
+    /// The arguments that it takes, in the order in which they are declared and may be given.
+    #[must_use]
+    pub fn args(&self) -> &[Argument] {
+        &self.args
+    }
+
+    /// The nodes' names, in the order of the file.
+    pub fn node_names(&self) -> impl Iterator<Item = &str> {
+        self.nodes.iter().map(|node| node.name.as_str())
+    }
+
+    /// The name of the node whose result is the plan's.
+    #[must_use]
+    pub fn result(&self) -> &str {
+        &self.nodes[self.result].name
+    }
+
+    pub(crate) fn source(&self) -> error::Source<'_> {
+        error::Source {
+            path: &self.path,
+            text: &self.text,
+        }
+    }
+}

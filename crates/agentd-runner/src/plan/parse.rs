@@ -1,0 +1,441 @@
+//! From the file's text to a [`Plan`].
+
+use super::arguments::{Argument, ArgumentKind};
+use super::error::{PlanError, Source, did_you_mean};
+use super::reader::{Located, Section};
+use super::{Action, PLAN_ARGS_MAX, PLAN_NODES_MAX, Plan, PlanNode, graph, template};
+use agentd_protocol::{RetryPolicy, Seconds, limits};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use toml::de::DeTable;
+
+const ROOT_KEYS: [&str; 6] = ["goal", "result", "args", "defaults", "env", "nodes"];
+const ARG_KEYS: [&str; 3] = ["help", "kind", "default"];
+const DEFAULT_KEYS: [&str; 2] = ["timeout", "retry"];
+const RETRY_KEYS: [&str; 3] = ["attempts", "backoff", "max_backoff"];
+const NODE_KEYS: [&str; 10] = [
+    "name",
+    "needs",
+    "command",
+    "run",
+    "cwd",
+    "env",
+    "timeout",
+    "retry",
+    "priority",
+    "capabilities",
+];
+
+/// What a node or `[defaults]` says about failures.
+#[derive(Clone, Copy, Default)]
+struct Retry {
+    attempts: Option<u32>,
+    backoff: Option<Seconds>,
+    max_backoff: Option<Seconds>,
+}
+
+pub(super) fn parse(shown: &Path, canonical: PathBuf, text: &str) -> Result<Plan, PlanError> {
+    let source = Source { path: shown, text };
+    let table = DeTable::parse(text).map_err(|error| {
+        let message = format!("not TOML: {}", error.message().trim());
+        source.error(&error.span().unwrap_or(0..0), "", message)
+    })?;
+    let root = Section::root(source, &table);
+    root.only(&ROOT_KEYS)?;
+
+    let args = arguments(&root)?;
+    let names: Vec<&str> = args.iter().map(|argument| argument.name.as_str()).collect();
+    let goal = root
+        .text("goal")?
+        .ok_or_else(|| root.error("the plan has no goal; begin with goal = \"…\""))?;
+    template::check(source, "goal", &goal, &names)?;
+    let env = environment(&root, source, &names)?;
+    let defaults = root.section("defaults")?;
+    let (mut default_timeout, mut default_retry) = (None, Retry::default());
+    if let Some(defaults) = &defaults {
+        defaults.only(&DEFAULT_KEYS)?;
+        default_timeout = timeout(defaults)?;
+        default_retry = retry(defaults)?;
+    }
+
+    let sections = root.sections("nodes")?;
+    if sections.is_empty() {
+        return Err(root.error("the plan has no nodes; write [[nodes]] with a name and a command"));
+    }
+    if sections.len() > PLAN_NODES_MAX {
+        let message = format!(
+            "the plan has {} nodes; at most {PLAN_NODES_MAX} are allowed",
+            sections.len()
+        );
+        return Err(root.error(message));
+    }
+    let (sections, index) = names_of(sections)?;
+    let mut nodes = Vec::with_capacity(sections.len());
+    for (name, section) in &sections {
+        section.only(&NODE_KEYS)?;
+        let needs = needs(section, name, &index)?;
+        let own = retry(section)?;
+        nodes.push(PlanNode {
+            name: name.value.clone(),
+            span: name.span.clone(),
+            needs,
+            action: action(section, source, &names)?,
+            cwd: checked(section, source, "cwd", &names)?,
+            env: environment(section, source, &names)?,
+            timeout: timeout(section)?.or(default_timeout),
+            retry: policy(section, own, default_retry)?,
+            priority: i32::try_from(section.integer("priority", -1_000_000..1_000_001)?.unwrap_or(0))
+                .unwrap_or(0),
+            capabilities: capabilities(section)?,
+        });
+    }
+
+    let needs: Vec<Vec<usize>> = nodes.iter().map(|node| node.needs.clone()).collect();
+    if let Some(cycle) = graph::find_cycle(&needs) {
+        let circle: Vec<&str> = cycle.iter().map(|&node| nodes[node].name.as_str()).collect();
+        let message = format!("the nodes need each other in a circle: {}", circle.join(" → "));
+        return Err(source.error(
+            &nodes[cycle[0]].span,
+            &format!("nodes.{}.needs", circle[0]),
+            message,
+        ));
+    }
+    let result = result(&root, &nodes, &needs, &index)?;
+    Ok(Plan {
+        path: canonical,
+        goal,
+        args,
+        env,
+        nodes,
+        result,
+        text: text.to_owned(),
+    })
+}
+
+/// True for names that may stand in a path: of a node's files, say.
+fn is_node_name(name: &str) -> bool {
+    (1..=64).contains(&name.len())
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
+        && !name.starts_with(['.', '-'])
+}
+
+type Named<'a> = (Vec<(Located<String>, Section<'a>)>, HashMap<String, usize>);
+
+fn names_of(sections: Vec<Section<'_>>) -> Result<Named<'_>, PlanError> {
+    let mut index = HashMap::with_capacity(sections.len());
+    let mut named = Vec::with_capacity(sections.len());
+    for section in sections {
+        // A misspelt `name` is told as such, before it is missed.
+        section.only(&NODE_KEYS)?;
+        let name = section
+            .text("name")?
+            .ok_or_else(|| section.error("this node has no name; add name = \"…\""))?;
+        if !is_node_name(&name.value) {
+            let message = format!(
+                "{:?} cannot be a node's name: 1 to 64 of A-Z a-z 0-9 _ . - and not beginning with . or -",
+                name.value
+            );
+            return Err(section.error_at(&name.span, "name", message));
+        }
+        if index.insert(name.value.clone(), named.len()).is_some() {
+            let message = format!(
+                "there is another node called {:?}; names must be unique",
+                name.value
+            );
+            return Err(section.error_at(&name.span, "name", message));
+        }
+        let section = section.named(format!("nodes.{}", name.value));
+        named.push((name, section));
+    }
+    Ok((named, index))
+}
+
+fn arguments(root: &Section<'_>) -> Result<Vec<Argument>, PlanError> {
+    let Some(section) = root.section("args")? else {
+        return Ok(Vec::new());
+    };
+    let keys = section.keys();
+    if keys.len() > PLAN_ARGS_MAX {
+        return Err(section.error(format!(
+            "the plan has {} arguments; at most {PLAN_ARGS_MAX} are allowed",
+            keys.len()
+        )));
+    }
+    let mut args: Vec<Argument> = Vec::with_capacity(keys.len());
+    for Located { value: name, span } in keys {
+        let valid = (1..=64).contains(&name.len())
+            && name
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+            && !name.starts_with(|c: char| c.is_ascii_digit());
+        if !valid {
+            let message =
+                format!("{name:?} cannot be an argument's name: letters, digits and _ only, no digit first");
+            return Err(section.error_at(&span, &name, message));
+        }
+        if let Some(other) = args.iter().find(|other| other.name.eq_ignore_ascii_case(&name)) {
+            let message = format!(
+                "{name:?} and {:?} would both be AGENTD_ARG_{}",
+                other.name,
+                name.to_uppercase()
+            );
+            return Err(section.error_at(&span, &name, message));
+        }
+        let Some(declaration) = section.section(&name)? else {
+            continue;
+        };
+        declaration.only(&ARG_KEYS)?;
+        let kind = match declaration.text("kind")? {
+            None => ArgumentKind::Text,
+            Some(kind) => {
+                let found = ArgumentKind::ALL
+                    .into_iter()
+                    .find(|(word, _)| *word == kind.value);
+                let (_, found) = found.ok_or_else(|| {
+                    let words = ArgumentKind::ALL.map(|(word, _)| word);
+                    let hint = did_you_mean(&kind.value, words);
+                    let message = format!(
+                        "unknown kind {:?}{hint} (known: {})",
+                        kind.value,
+                        words.join(", ")
+                    );
+                    declaration.error_at(&kind.span, "kind", message)
+                })?;
+                found
+            }
+        };
+        args.push(Argument {
+            name,
+            help: declaration.text("help")?.map(|help| help.value),
+            kind,
+            default: declaration.text("default")?.map(|default| default.value),
+        });
+    }
+    Ok(args)
+}
+
+fn environment(
+    section: &Section<'_>,
+    source: Source<'_>,
+    args: &[&str],
+) -> Result<Vec<(String, Located<String>)>, PlanError> {
+    let Some(env) = section.section("env")? else {
+        return Ok(Vec::new());
+    };
+    let mut variables = Vec::new();
+    for Located { value: name, span } in env.keys() {
+        if name.is_empty() || name.contains(['=', '\0']) {
+            return Err(env.error_at(&span, &name, format!("{name:?} cannot be a variable's name")));
+        }
+        if name.starts_with("AGENTD_") {
+            let message = format!("{name} cannot be set: names that begin with AGENTD_ are agentd's own");
+            return Err(env.error_at(&span, &name, message));
+        }
+        if let Some(value) = checked(&env, source, &name, args)? {
+            variables.push((name, value));
+        }
+    }
+    Ok(variables)
+}
+
+/// A string that is a template.
+fn checked(
+    section: &Section<'_>,
+    source: Source<'_>,
+    key: &str,
+    args: &[&str],
+) -> Result<Option<Located<String>>, PlanError> {
+    let text = section.text(key)?;
+    if let Some(text) = &text {
+        no_nul(section, key, text)?;
+        template::check(source, &section.path(key), text, args)?;
+    }
+    Ok(text)
+}
+
+fn no_nul(section: &Section<'_>, key: &str, text: &Located<String>) -> Result<(), PlanError> {
+    if text.value.contains('\0') {
+        let message = format!(
+            "{} contains a NUL character, which no program can be given",
+            section.path(key)
+        );
+        return Err(section.error_at(&text.span, key, message));
+    }
+    Ok(())
+}
+
+fn action(section: &Section<'_>, source: Source<'_>, args: &[&str]) -> Result<Action, PlanError> {
+    match (section.texts("command")?, section.text("run")?) {
+        (Some(command), None) => {
+            if command
+                .value
+                .first()
+                .is_none_or(|program| program.value.is_empty())
+            {
+                let message = format!("{} names no program", section.path("command"));
+                return Err(section.error_at(&command.span, "command", message));
+            }
+            for word in &command.value {
+                no_nul(section, "command", word)?;
+                template::check(source, &section.path("command"), word, args)?;
+            }
+            Ok(Action::Command(command.value))
+        }
+        (None, Some(run)) => {
+            no_nul(section, "run", &run)?;
+            Ok(Action::Run(run.value))
+        }
+        (Some(_), Some(run)) => {
+            Err(section.error_at(&run.span, "run", "a node has either a command or run, not both"))
+        }
+        (None, None) => Err(section.error(format!(
+            "{} does nothing; give it command = [\"program\", \"argument\"] or run = \"shell text\"",
+            section.path("").trim_end_matches('.')
+        ))),
+    }
+}
+
+fn timeout(section: &Section<'_>) -> Result<Option<Seconds>, PlanError> {
+    let Some(timeout) = section.duration("timeout")? else {
+        return Ok(None);
+    };
+    if timeout.value.ms == 0 {
+        return Err(section.error_at(
+            &timeout.span,
+            "timeout",
+            "a timeout of nothing would end every attempt at once",
+        ));
+    }
+    Ok(Some(timeout.value))
+}
+
+fn retry(section: &Section<'_>) -> Result<Retry, PlanError> {
+    let Some(retry) = section.section("retry")? else {
+        return Ok(Retry::default());
+    };
+    retry.only(&RETRY_KEYS)?;
+    let attempts = retry.integer("attempts", 1..i64::from(limits::ATTEMPTS_MAX) + 1)?;
+    Ok(Retry {
+        attempts: attempts.and_then(|attempts| u32::try_from(attempts).ok()),
+        backoff: retry.duration("backoff")?.map(|backoff| backoff.value),
+        max_backoff: retry.duration("max_backoff")?.map(|backoff| backoff.value),
+    })
+}
+
+fn policy(section: &Section<'_>, own: Retry, defaults: Retry) -> Result<Option<RetryPolicy>, PlanError> {
+    let backoff = own.backoff.or(defaults.backoff);
+    let Some(max_attempts) = own.attempts.or(defaults.attempts) else {
+        if own.backoff.is_some() || own.max_backoff.is_some() {
+            let section = section.section("retry")?.unwrap_or_else(|| section.clone());
+            let message = format!(
+                "{} says no attempts: how often may it be tried?",
+                section.path("").trim_end_matches('.')
+            );
+            return Err(section.error(message));
+        }
+        return Ok(None);
+    };
+    let backoff_max_secs = own.max_backoff.or(defaults.max_backoff);
+    Ok(Some(RetryPolicy {
+        max_attempts,
+        backoff_secs: backoff.unwrap_or_default(),
+        backoff_max_secs,
+    }))
+}
+
+fn capabilities(section: &Section<'_>) -> Result<Vec<String>, PlanError> {
+    let Some(names) = section.texts("capabilities")? else {
+        return Ok(Vec::new());
+    };
+    // One place is for the capability that every command node asks for besides its own.
+    if names.value.len() >= limits::CAPABILITIES_MAX {
+        let message = format!("more than {} capabilities", limits::CAPABILITIES_MAX - 1);
+        return Err(section.error_at(&names.span, "capabilities", message));
+    }
+    for name in &names.value {
+        let text = &name.value;
+        if text.is_empty()
+            || text.len() > limits::NAME_BYTES_MAX
+            || text.contains(|c: char| c.is_control() || c == ',')
+        {
+            let message =
+                format!("{text:?} cannot be a capability: 1 to 256 bytes, no comma, no control character");
+            return Err(section.error_at(&name.span, "capabilities", message));
+        }
+    }
+    Ok(names.value.into_iter().map(|name| name.value).collect())
+}
+
+fn needs(
+    section: &Section<'_>,
+    name: &Located<String>,
+    index: &HashMap<String, usize>,
+) -> Result<Vec<usize>, PlanError> {
+    let mut needs = Vec::new();
+    for need in section
+        .texts("needs")?
+        .map(|needs| needs.value)
+        .unwrap_or_default()
+    {
+        let Some(&node) = index.get(&need.value) else {
+            let hint = did_you_mean(&need.value, index.keys().map(String::as_str));
+            let message = format!(
+                "{:?} needs {:?}, and there is no such node{hint}",
+                name.value, need.value
+            );
+            return Err(section.error_at(&need.span, "needs", message));
+        };
+        needs.push((node, need.span));
+    }
+    let mut sorted: Vec<usize> = needs.iter().map(|(node, _)| *node).collect();
+    sorted.sort_unstable();
+    if let Some(twice) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
+        let span = needs
+            .iter()
+            .rev()
+            .find(|(node, _)| *node == twice[0])
+            .map_or(0..0, |(_, span)| span.clone());
+        return Err(section.error_at(
+            &span,
+            "needs",
+            format!("{:?} needs the same node twice", name.value),
+        ));
+    }
+    Ok(needs.into_iter().map(|(node, _)| node).collect())
+}
+
+fn result(
+    root: &Section<'_>,
+    nodes: &[PlanNode],
+    needs: &[Vec<usize>],
+    index: &HashMap<String, usize>,
+) -> Result<usize, PlanError> {
+    if let Some(result) = root.text("result")? {
+        return index.get(&result.value).copied().ok_or_else(|| {
+            let hint = did_you_mean(&result.value, index.keys().map(String::as_str));
+            let message = format!("result is {:?}, and there is no such node{hint}", result.value);
+            root.error_at(&result.span, "result", message)
+        });
+    }
+    let leaves = graph::leaves(needs);
+    match leaves[..] {
+        [leaf] => Ok(leaf),
+        _ => {
+            let names: Vec<&str> = leaves
+                .iter()
+                .take(8)
+                .map(|&leaf| nodes[leaf].name.as_str())
+                .collect();
+            let more = if leaves.len() > 8 { ", …" } else { "" };
+            let message = format!(
+                "{} nodes are needed by no other ({}{more}): say whose result is the plan's with result = {:?}",
+                leaves.len(),
+                names.join(", "),
+                names.last().unwrap_or(&"NAME"),
+            );
+            Err(root.error(message))
+        }
+    }
+}

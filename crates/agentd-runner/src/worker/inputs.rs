@@ -1,0 +1,166 @@
+//! What a command is given: its environment, and the results of what it depends on as files.
+
+use super::WorkerOptions;
+use super::dirs::AttemptDir;
+use agentd_protocol::results::{AcquiredNode, CompletedDependency};
+use agentd_protocol::{CommandWork, Json, NodeId};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
+use std::io;
+use std::path::Path;
+
+/// What of a task's context concerns its commands. A task that came from elsewhere may have another context,
+/// and then has none of it.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct TaskContext {
+    args: BTreeMap<String, serde_json::Value>,
+    env: BTreeMap<String, serde_json::Value>,
+}
+
+/// The command's variables besides the worker's own.
+pub(crate) fn environment(
+    options: &WorkerOptions,
+    node: &AcquiredNode,
+    work: &CommandWork,
+    dir: &AttemptDir,
+    artifacts: &Path,
+) -> BTreeMap<String, String> {
+    let context: TaskContext = serde_json::from_str(node.context.task.context.text()).unwrap_or_default();
+    let mut env: BTreeMap<String, String> = BTreeMap::new();
+    for (name, value) in &context.env {
+        if let Some(value) = value.as_str().filter(|value| !value.contains('\0'))
+            && !name.is_empty()
+            && !name.contains(['=', '\0'])
+        {
+            env.insert(name.clone(), value.to_owned());
+        }
+    }
+    env.extend(work.env.clone());
+    for (name, value) in &context.args {
+        let plain = name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+            && !name.is_empty();
+        if let Some(value) = value.as_str().filter(|value| plain && !value.contains('\0')) {
+            env.insert(
+                format!("AGENTD_ARG_{}", name.to_ascii_uppercase()),
+                value.to_owned(),
+            );
+        }
+    }
+    let path = |path: &Path| path.to_string_lossy().into_owned();
+    let own = [
+        ("TASK_ID", node.task_id.to_string()),
+        ("NODE_ID", node.node_id.to_string()),
+        ("NODE_NAME", node.context.node.name.clone().unwrap_or_default()),
+        ("LEASE_ID", node.lease_id.to_string()),
+        ("ATTEMPT", node.attempt.to_string()),
+        ("FENCE", node.fence.to_string()),
+        ("SOCKET_PATH", path(&options.socket_path)),
+        ("RUN_DIR", path(dir.path())),
+        ("INPUTS", path(&dir.inputs())),
+        ("RESULT", path(&dir.result())),
+        ("ARTIFACTS", path(artifacts)),
+    ];
+    env.extend(own.map(|(name, value)| (format!("AGENTD_{name}"), value.replace('\0', ""))));
+    env
+}
+
+/// Gives each dependency the name of its files: its own, or its id when that cannot be a file's name or is
+/// another's already.
+pub(crate) fn file_names(dependencies: &[CompletedDependency]) -> Vec<String> {
+    let mut taken = HashSet::new();
+    let mut name = |dependency: &CompletedDependency| {
+        let name = dependency.name.clone().filter(|name| is_file_name(name));
+        let name = name.filter(|name| taken.insert(name.clone()));
+        name.unwrap_or_else(|| dependency.node_id.to_string())
+    };
+    dependencies.iter().map(&mut name).collect()
+}
+
+fn is_file_name(name: &str) -> bool {
+    (1..=128).contains(&name.len())
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
+        && !name.starts_with(['.', '-'])
+}
+
+/// Writes the files of one dependency. Blocks.
+pub(crate) fn write(inputs: &Path, name: &str, result: &Json) -> io::Result<()> {
+    #[derive(Deserialize)]
+    struct Parts<'a> {
+        #[serde(default)]
+        stdout: Option<String>,
+        #[serde(default, borrow)]
+        value: Option<&'a RawValue>,
+    }
+    fs::write(inputs.join(format!("{name}.json")), result.text())?;
+    // Another program's result may have any shape; then there is the whole of it and nothing else.
+    let Ok(parts) = serde_json::from_str::<Parts<'_>>(result.text()) else {
+        return Ok(());
+    };
+    if let Some(stdout) = parts.stdout {
+        fs::write(inputs.join(format!("{name}.out")), stdout)?;
+    }
+    if let Some(value) = parts.value {
+        fs::write(inputs.join(format!("{name}.value")), value.get())?;
+    }
+    Ok(())
+}
+
+/// The dependencies whose results were too large to come with the node.
+pub(crate) fn omitted<'a>(
+    dependencies: &'a [CompletedDependency],
+    names: &'a [String],
+) -> impl Iterator<Item = (NodeId, &'a str)> {
+    let omitted = |dependency: &CompletedDependency| dependency.result_omitted_bytes.is_some();
+    let pairs = dependencies.iter().zip(names);
+    pairs
+        .filter(move |(dependency, _)| omitted(dependency))
+        .map(|(dependency, name)| (dependency.node_id, &name[..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn inputs_are_files_under_safe_names() {
+        let dependency = |name: Option<&str>| CompletedDependency {
+            node_id: NodeId(uuid::Uuid::new_v4()),
+            result_payload: None,
+            name: name.map(str::to_owned),
+            result_omitted_bytes: None,
+        };
+        let dependencies = [
+            dependency(Some("a.b")),
+            dependency(Some("../x")),
+            dependency(None),
+            dependency(Some("a.b")),
+        ];
+        let names = file_names(&dependencies);
+        assert_eq!(names[0], "a.b");
+        assert!(
+            names[1..]
+                .iter()
+                .zip(&dependencies[1..])
+                .all(|(name, dep)| *name == dep.node_id.to_string())
+        );
+
+        let dir = tempfile::tempdir().unwrap();
+        let result = r#"{"exit_code":0,"stdout":"a\nb","value":{"n":1.50}}"#;
+        write(dir.path(), "a.b", &Json::from_text(result.into()).unwrap()).unwrap();
+        let read = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
+        assert_eq!(read("a.b.json"), result);
+        assert_eq!(
+            (read("a.b.out").as_str(), read("a.b.value").as_str()),
+            ("a\nb", "{\"n\":1.50}")
+        );
+        write(dir.path(), "other", &Json::from_text("[1]".into()).unwrap()).unwrap();
+        assert!(!dir.path().join("other.out").exists());
+    }
+}

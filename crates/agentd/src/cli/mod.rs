@@ -1,0 +1,205 @@
+//! The command line. One file per command; the doc comments of the arguments are their help.
+
+pub(crate) mod daemon;
+mod db;
+mod generate;
+mod info;
+mod journal;
+mod lock;
+mod lock_run;
+mod node;
+mod owner;
+mod task;
+mod values;
+mod worker;
+
+use crate::console::{ColorChoice, Console};
+use crate::failure::{Exit, Failure};
+use crate::settings::{Environment, Flags, Settings};
+use agentd_client::Client;
+use agentd_protocol::Method;
+use agentd_protocol::requests::NoParams;
+use agentd_protocol::results::WhoAmI;
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How long a daemon may take to answer a question that needs nothing but the daemon.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+
+/// Coordinates AI agents on this machine: durable tasks, leases and locks behind a Unix socket.
+///
+/// Without a command it runs the daemon. The commands talk to the daemon that runs; `task run` and the `db`
+/// commands do without one.
+#[derive(Debug, Parser)]
+#[command(name = "agentd", version, after_long_help = Exit::HELP, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+/// What every command takes.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Options for every command")]
+pub(crate) struct Global {
+    /// The directory that holds the database, the socket and the env file [default: ~/.agentd, or AGENTD_HOME]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) home: Option<PathBuf>,
+    /// The daemon's socket [default: agentd.sock in the home directory, or AGENTD_SOCKET_PATH]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+    /// The file that settings are read from [default: .env in the home directory, or AGENTD_ENV_FILE]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(crate) env_file: Option<PathBuf>,
+    /// Print JSON: one document, or one a line for what streams
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// When to use colour
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub(crate) color: ColorChoice,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Daemon(daemon::DaemonArgs),
+    #[command(subcommand)]
+    Task(task::TaskCommand),
+    #[command(subcommand)]
+    Node(node::NodeCommand),
+    #[command(subcommand)]
+    Lock(lock::LockCommand),
+    Worker(worker::WorkerArgs),
+    Journal(journal::JournalArgs),
+    #[command(subcommand)]
+    Db(db::DbCommand),
+    Health(info::HealthArgs),
+    Metrics(info::MetricsArgs),
+    Describe(info::DescribeArgs),
+    Whoami(info::WhoAmIArgs),
+    Call(info::CallArgs),
+    Completions(generate::CompletionsArgs),
+    Man(generate::ManArgs),
+    /// Supervises one command on behalf of a worker. Not for people.
+    #[command(name = "__supervise", hide = true)]
+    Supervise,
+    #[command(name = "__guard", hide = true)]
+    Guard(GuardArgs),
+}
+
+/// Runs one command on behalf of `lock run`. Not for people.
+#[derive(Debug, Args)]
+pub(crate) struct GuardArgs {
+    pub(crate) fd: i32,
+    #[arg(last = true, required = true)]
+    pub(crate) command: Vec<std::ffi::OsString>,
+}
+
+/// What a command is given besides its arguments.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) settings: Settings,
+    pub(crate) environment: Environment,
+    pub(crate) console: Console,
+}
+
+impl Context {
+    /// Finds out the settings, and says what is odd about them.
+    ///
+    /// # Errors
+    /// When they cannot be used.
+    pub(crate) fn new(flags: &Flags, environment: Environment, console: Console) -> Result<Self, Failure> {
+        let settings = Settings::load(flags, &environment).map_err(Failure::config)?;
+        Ok(Self {
+            settings,
+            environment,
+            console,
+        })
+    }
+
+    /// A connection to the daemon that runs.
+    ///
+    /// # Errors
+    /// When none answers.
+    pub(crate) async fn connect(&self) -> Result<Client, Failure> {
+        let answering = async {
+            let mut client = Client::connect(&self.settings.socket).await?;
+            client.call::<_, WhoAmI>(Method::WhoAmI, &NoParams {}).await?;
+            Ok::<_, Failure>(client)
+        };
+        // A stopped or stuck daemon is said to be one, instead of waiting for it without a word.
+        tokio::time::timeout(ANSWER_MAX, answering)
+            .await
+            .unwrap_or_else(|_| {
+                let shown = self.settings.socket.display();
+                let failure = Failure::new(
+                    Exit::Unreachable,
+                    format!(
+                        "something holds the socket {shown}, but does not answer within {} s",
+                        ANSWER_MAX.as_secs()
+                    ),
+                );
+                Err(failure
+                    .hint("is the daemon stopped (Ctrl-Z, SIGSTOP)? `ps` shows it; SIGCONT lets it go on"))
+            })
+    }
+
+    /// A name for leases and locks taken from the command line: the user, the program and the process.
+    pub(crate) fn owner(&self, what: &str) -> String {
+        format!("{}/{what}/{}", self.user(), std::process::id())
+    }
+
+    fn user(&self) -> String {
+        let user = self
+            .environment
+            .get("USER")
+            .map(|user| user.to_string_lossy().into_owned());
+        user.unwrap_or_else(|| format!("uid{}", self.environment.uid))
+    }
+}
+
+impl Command {
+    /// True for commands that want threads: they run a daemon or other programs.
+    pub(crate) fn is_heavy(&self) -> bool {
+        matches!(
+            self,
+            Self::Daemon(_) | Self::Worker(_) | Self::Task(task::TaskCommand::Run(_))
+        )
+    }
+
+    /// Runs any command but the daemon and those that need no settings.
+    ///
+    /// # Errors
+    /// What the user is to be told.
+    pub(crate) async fn run(self, context: &Context) -> Result<Exit, Failure> {
+        match self {
+            Self::Task(command) => command.run(context).await,
+            Self::Node(command) => command.run(context).await,
+            Self::Lock(command) => command.run(context).await,
+            Self::Worker(args) => args.run(context).await,
+            Self::Journal(args) => args.run(context).await,
+            Self::Db(command) => command.run(context).await,
+            Self::Health(args) => args.run(context).await,
+            Self::Metrics(args) => args.run(context).await,
+            Self::Describe(args) => args.run(context).await,
+            Self::Whoami(args) => args.run(context).await,
+            Self::Call(args) => args.run(context).await,
+            Self::Daemon(_) | Self::Completions(_) | Self::Man(_) | Self::Supervise | Self::Guard(_) => {
+                Err(Failure::internal("this command is run by main"))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,205 @@
+//! From a plan on the command line to a task: the one that an earlier run left unfinished, or a new one.
+//!
+//! A run's task is registered under the idempotency key `run:<plan and arguments>:<number>`. Every step may be
+//! the last before a crash: the same command then finds the newest such task and goes on from what is there.
+
+use super::super::Context;
+use super::super::values::count;
+use crate::console::Tone;
+use crate::failure::{Exit, Failure};
+use agentd_client::{Client, ClientError};
+use agentd_protocol::requests::{CancelTask, ListTasks, RetryNodes};
+use agentd_protocol::results::{CancelledTask, NodeIds, TaskList, TaskSummary};
+use agentd_protocol::{Method, Reason, TaskId, TaskState};
+use agentd_runner::plan::{Arguments, BoundPlan, Plan, PlanError};
+use clap::Args;
+use std::path::PathBuf;
+
+/// A plan and its arguments.
+#[derive(Clone, Debug, Args)]
+pub(super) struct PlanArgs {
+    /// The plan: a TOML file
+    #[arg(value_name = "PLAN")]
+    pub(super) plan: PathBuf,
+    /// The plan's arguments, in the order in which it declares them
+    #[arg(value_name = "ARG")]
+    arguments: Vec<String>,
+    /// An argument by its name; may be repeated
+    #[arg(long = "arg", value_name = "NAME=VALUE", value_parser = named)]
+    named: Vec<(String, String)>,
+}
+
+fn named(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+impl PlanArgs {
+    /// Reads the plan and gives it its arguments.
+    pub(super) fn bind(&self) -> Result<BoundPlan, Failure> {
+        let current_dir = std::env::current_dir().map_err(|error| {
+            Failure::new(
+                Exit::BadInput,
+                format!("the current directory is not there: {error}"),
+            )
+        })?;
+        let plan = Plan::load(&self.plan)?;
+        let arguments = Arguments {
+            positional: self.arguments.clone(),
+            named: self.named.clone(),
+            current_dir,
+        };
+        Ok(plan.bind(&arguments)?)
+    }
+}
+
+impl From<PlanError> for Failure {
+    fn from(error: PlanError) -> Self {
+        match &error {
+            PlanError::Argument { .. } => Self::usage(error.to_string()),
+            _ => Self::bad_input(error.to_string()),
+        }
+    }
+}
+
+/// What is to become of the task of an earlier run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wish {
+    /// It goes on when it is unfinished.
+    Continue,
+    /// It goes on when it has failed as well.
+    Retry,
+    /// It is cancelled when it is unfinished.
+    Afresh,
+}
+
+/// A task that is registered whole.
+#[derive(Debug)]
+pub(super) struct Registered {
+    pub(super) task_id: TaskId,
+    /// It had begun before.
+    pub(super) continued: bool,
+}
+
+/// Finds or makes the task of a plan.
+///
+/// # Errors
+/// As the calls. The same again goes on from where it stopped.
+pub(super) async fn register(
+    context: &Context,
+    client: &mut Client,
+    plan: &BoundPlan,
+    wish: &mut Wish,
+) -> Result<Registered, Failure> {
+    let prefix = format!("run:{}:", plan.run_key());
+    let nodes_total = plan.plan().node_names().count() as u64;
+    let newest = newest(client, &prefix).await?;
+    let mut number = 1;
+    if let Some(task) = newest {
+        let own = task
+            .idempotency_key
+            .as_deref()
+            .and_then(|key| key.strip_prefix(&prefix)?.parse::<u64>().ok());
+        let own = own.unwrap_or_default();
+        let whole = task.counts.total() >= nodes_total;
+        let mut unfinished = task.state != TaskState::Cancelled && !(whole && task.state.is_finished());
+        if *wish == Wish::Retry && task.state == TaskState::Failed {
+            let request = RetryNodes {
+                task_id: task.task_id,
+                node_ids: Vec::new(),
+            };
+            let retried: NodeIds = client.call(Method::RetryNodes, &request).await?;
+            context.console.status(&format!(
+                "{} can run again",
+                count(retried.node_ids.len() as u64, "failed node")
+            ));
+            unfinished = true;
+        }
+        if unfinished && *wish != Wish::Afresh {
+            say_continued(context, &task, whole);
+            // What is whole needs nothing; and an agentd of another version might put it in other words.
+            if !whole {
+                plan.registration(&format!("{prefix}{own}"))?
+                    .submit(client)
+                    .await?;
+            }
+            return Ok(Registered {
+                task_id: task.task_id,
+                continued: true,
+            });
+        }
+        if unfinished {
+            cancel(context, client, task.task_id).await?;
+        } else if task.state == TaskState::Failed && *wish == Wish::Continue {
+            context.console.status(&format!(
+                "the run before failed (task {}); this one starts afresh, and --retry would have gone on with that one",
+                task.task_id
+            ));
+        }
+        // From here on a second attempt is to find what this one made.
+        *wish = Wish::Continue;
+        number = own + 1;
+    }
+    let task_id = plan
+        .registration(&format!("{prefix}{number}"))?
+        .submit(client)
+        .await?;
+    context.console.status(&format!(
+        "task {task_id}: {}, {}",
+        crate::console::one_line(plan.goal()),
+        count(nodes_total, "node")
+    ));
+    Ok(Registered {
+        task_id,
+        continued: false,
+    })
+}
+
+async fn newest(client: &mut Client, prefix: &str) -> Result<Option<TaskSummary>, ClientError> {
+    let request = ListTasks {
+        idempotency_key_prefix: Some(prefix.to_owned()),
+        limit: Some(1),
+        ..ListTasks::default()
+    };
+    let list: TaskList = client.call(Method::ListTasks, &request).await?;
+    Ok(list.tasks.into_iter().next())
+}
+
+fn say_continued(context: &Context, task: &TaskSummary, whole: bool) {
+    let done = format!(
+        "{} of {} done",
+        task.counts.completed,
+        count(task.counts.total(), "node")
+    );
+    let how = match (task.state, whole) {
+        (_, false) => "its registration was interrupted".to_owned(),
+        (TaskState::Paused, true) => format!(
+            "{done}; it is paused: `agentd task resume {}` lets it go on",
+            task.task_id
+        ),
+        _ => done,
+    };
+    let text = format!("continuing task {}: {how}", task.task_id);
+    context
+        .console
+        .status(&context.console.toned_status(Tone::Active, &text));
+}
+
+async fn cancel(context: &Context, client: &mut Client, task_id: TaskId) -> Result<(), Failure> {
+    let request = CancelTask {
+        task_id,
+        reason: Some("a new run of the same plan was asked for".into()),
+    };
+    match client
+        .call::<_, CancelledTask>(Method::CancelTask, &request)
+        .await
+    {
+        Ok(_) => context.console.status(&format!(
+            "the unfinished run before (task {task_id}) is cancelled"
+        )),
+        // It finished in this moment, or somebody else was quicker.
+        Err(ClientError::Rpc(error)) if error.reason() == Some(Reason::WrongState) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
+}

@@ -1,0 +1,302 @@
+//! What a task came to, for people and for programs.
+
+use super::super::values::{count, shown_duration};
+use crate::console::{Console, Field, Tone, one_line, shortened};
+use crate::failure::Failure;
+use agentd_client::Client;
+use agentd_protocol::requests::{GetNode, TaskStatus};
+use agentd_protocol::results::{GetNodeResult, TaskStatusResult};
+use agentd_protocol::{Json, Method, NodeId, NodeInfo, NodeStatus, StatusCounts, TaskId, TaskState};
+use serde_json::Value;
+use std::collections::HashMap;
+
+/// Nodes in one page.
+const PAGE: u32 = 500;
+/// Failed nodes whose errors are fetched to be shown.
+const ERRORS_SHOWN_MAX: usize = 20;
+
+/// A task with its nodes, fetched page by page, up to `nodes_max` of them.
+///
+/// # Errors
+/// As the calls.
+pub(super) async fn node_pages(
+    client: &mut Client,
+    task_id: TaskId,
+    omit_payloads: bool,
+    nodes_max: usize,
+) -> Result<TaskStatusResult, agentd_client::ClientError> {
+    let mut request = TaskStatus {
+        task_id,
+        status: None,
+        limit: Some(PAGE),
+        cursor: None,
+        omit_payloads,
+    };
+    let mut whole: TaskStatusResult = client.call(Method::TaskStatus, &request).await?;
+    while let Some(cursor) = whole.next_cursor.take() {
+        if whole.nodes.len() >= nodes_max {
+            whole.next_cursor = Some(cursor);
+            break;
+        }
+        request.cursor = Some(cursor);
+        let page: TaskStatusResult = client.call(Method::TaskStatus, &request).await?;
+        whole.nodes.extend(page.nodes);
+        (whole.state, whole.counts, whole.next_cursor) = (page.state, page.counts, page.next_cursor);
+    }
+    Ok(whole)
+}
+
+/// A node whole.
+///
+/// # Errors
+/// As the call.
+pub(super) async fn whole_node(
+    client: &mut Client,
+    task_id: TaskId,
+    node_id: NodeId,
+) -> Result<NodeInfo, agentd_client::ClientError> {
+    let found: GetNodeResult = client
+        .call(Method::GetNode, &GetNode { task_id, node_id })
+        .await?;
+    Ok(found.node)
+}
+
+/// Puts the errors of the first few failed nodes, and what the completed ones of a small task came to, into a
+/// status that was fetched without.
+///
+/// # Errors
+/// As the calls.
+pub(super) async fn add_payloads(
+    client: &mut Client,
+    status: &mut TaskStatusResult,
+) -> Result<(), agentd_client::ClientError> {
+    let mut errors = 0;
+    let small = status.nodes.len() <= 50;
+    let task = status.task.id;
+    for node in &mut status.nodes {
+        let wanted = match node.status {
+            NodeStatus::Failed => {
+                errors += 1;
+                errors <= ERRORS_SHOWN_MAX
+            }
+            NodeStatus::Completed => small,
+            NodeStatus::Pending | NodeStatus::Running => false,
+        };
+        if wanted {
+            node.result_payload = whole_node(client, task, node.id).await?.result_payload;
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn state_tone(state: TaskState) -> Tone {
+    match state {
+        TaskState::Active => Tone::Active,
+        TaskState::Completed => Tone::Good,
+        TaskState::Failed | TaskState::Cancelled => Tone::Bad,
+        TaskState::Paused => Tone::Plain,
+    }
+}
+
+fn status_tone(status: NodeStatus) -> Tone {
+    match status {
+        NodeStatus::Pending => Tone::Faint,
+        NodeStatus::Running => Tone::Active,
+        NodeStatus::Completed => Tone::Good,
+        NodeStatus::Failed => Tone::Bad,
+    }
+}
+
+/// `3 of 9 nodes done, 1 failed, 2 running`
+pub(super) fn shown_counts(counts: &StatusCounts) -> String {
+    let mut text = format!("{} of {} done", counts.completed, count(counts.total(), "node"));
+    for (number, what) in [(counts.failed, "failed"), (counts.running, "running")] {
+        if number > 0 {
+            text.push_str(&format!(", {number} {what}"));
+        }
+    }
+    text
+}
+
+/// The name that people gave a node, or its id.
+pub(super) fn node_name(node: &NodeInfo) -> String {
+    node.name.as_deref().map_or_else(|| node.id.to_string(), one_line)
+}
+
+fn duration(node: &NodeInfo, now_secs: i64) -> String {
+    let own = node
+        .result_payload
+        .as_ref()
+        .and_then(|result| result.to_value()["duration_ms"].as_u64());
+    if let Some(ms) = own {
+        return shown_duration(ms);
+    }
+    let Some(began) = node.acquired_at else {
+        return "-".into();
+    };
+    let ended = match node.status {
+        NodeStatus::Running => now_secs,
+        NodeStatus::Completed | NodeStatus::Failed => node.updated_at,
+        NodeStatus::Pending => return "-".into(),
+    };
+    shown_duration(u64::try_from(ended.saturating_sub(began)).unwrap_or(0) * 1000)
+}
+
+fn note(node: &NodeInfo, names: &HashMap<NodeId, String>) -> String {
+    if !node.blocked_by.is_empty() {
+        let blockers: Vec<&str> = node
+            .blocked_by
+            .iter()
+            .map(|id| names.get(id).map_or("another node", String::as_str))
+            .collect();
+        return format!("blocked by {}", blockers.join(", "));
+    }
+    match (node.status, node.not_before) {
+        (NodeStatus::Pending, Some(at)) => format!("next attempt at {at}"),
+        (NodeStatus::Running, _) => {
+            let owner = one_line(node.lease_owner.as_deref().unwrap_or("nobody"));
+            // After the process's number comes what only programs need.
+            let short = match owner.rsplit_once("/run/") {
+                Some((user, process)) => {
+                    format!("{user}/run/{}", process.split('.').next().unwrap_or_default())
+                }
+                None => shortened(&owner, 60),
+            };
+            format!("by {short}")
+        }
+        (NodeStatus::Failed, _) => node
+            .result_payload
+            .as_ref()
+            .map(|error| shown_error(&error.to_value()))
+            .unwrap_or_default(),
+        _ => String::new(),
+    }
+}
+
+/// An error payload in one sentence.
+pub(super) fn shown_error(error: &Value) -> String {
+    let text = if let Some(cancelled) = error.get("cancelled") {
+        let reason = cancelled["reason"].as_str().map(|reason| format!(": {reason}"));
+        format!("cancelled{}", reason.unwrap_or_default())
+    } else if let Some(message) = error["message"].as_str().or_else(|| error["error"].as_str()) {
+        // The last line of stderr mostly says it.
+        let last = error["stderr"]
+            .as_str()
+            .and_then(|text| text.lines().rev().find(|line| !line.trim().is_empty()));
+        last.map_or_else(
+            || message.to_owned(),
+            |line| format!("{message}: {}", line.trim()),
+        )
+    } else {
+        error.as_str().map_or_else(|| error.to_string(), str::to_owned)
+    };
+    shortened(&one_line(&text), 160)
+}
+
+/// The table of a task's nodes, with how each stands.
+///
+/// # Errors
+/// When stdout takes no more.
+pub(super) fn table(console: &Console, nodes: &[NodeInfo], now_secs: i64) -> Result<(), Failure> {
+    console.table(&HEADER, rows(nodes, now_secs))
+}
+
+/// The same as status.
+pub(super) fn status_table(console: &Console, nodes: &[NodeInfo], now_secs: i64) {
+    console.status_table(&HEADER, rows(nodes, now_secs));
+}
+
+const HEADER: [&str; 5] = ["node", "status", "attempt", "duration", ""];
+
+fn rows(nodes: &[NodeInfo], now_secs: i64) -> Vec<Vec<Field>> {
+    let names = nodes.iter().map(|node| (node.id, node_name(node))).collect();
+    nodes
+        .iter()
+        .map(|node| {
+            vec![
+                node_name(node).into(),
+                Field(node.status.to_string(), status_tone(node.status)),
+                node.attempt.into(),
+                duration(node, now_secs).into(),
+                note(node, &names).into(),
+            ]
+        })
+        .collect()
+}
+
+/// What a task has to show in the end: the result of the node that its plan names.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    pub(super) node: String,
+    /// What its command wrote as its value, if it did.
+    pub(super) value: Option<Value>,
+    /// What its command printed.
+    pub(super) stdout: Option<String>,
+    /// The whole, as the node was completed with it.
+    pub(super) payload: Json,
+}
+
+/// Finds the plan's result, if the task came from a plan and that node is completed.
+///
+/// # Errors
+/// As the call.
+pub(super) async fn outcome(
+    client: &mut Client,
+    status: &TaskStatusResult,
+) -> Result<Option<Outcome>, agentd_client::ClientError> {
+    let context = status.task.context.to_value();
+    let Some(name) = context["result"].as_str() else {
+        return Ok(None);
+    };
+    let completed =
+        |node: &&NodeInfo| node.name.as_deref() == Some(name) && node.status == NodeStatus::Completed;
+    let Some(node) = status.nodes.iter().find(completed) else {
+        return Ok(None);
+    };
+    let Some(payload) = whole_node(client, status.task.id, node.id).await?.result_payload else {
+        return Ok(None);
+    };
+    let mut fields = payload.to_value();
+    let value = fields.get_mut("value").map(Value::take);
+    let stdout = fields["stdout"].as_str().map(str::to_owned);
+    Ok(Some(Outcome {
+        node: name.to_owned(),
+        value,
+        stdout,
+        payload,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn errors_are_one_sentence() {
+        let error =
+            json!({ "reason": "exit_code", "message": "exit code 2", "stderr": "a\nno such file\n\n" });
+        assert_eq!(shown_error(&error), "exit code 2: no such file");
+        assert_eq!(
+            shown_error(&json!({ "cancelled": { "reason": "enough" } })),
+            "cancelled: enough"
+        );
+        assert_eq!(
+            shown_error(&json!({ "cancelled": { "reason": null } })),
+            "cancelled"
+        );
+        assert_eq!(shown_error(&json!("plain")), "plain");
+        assert_eq!(shown_error(&json!({ "a": 1 })), "{\"a\":1}");
+    }
+
+    #[test]
+    fn counts_are_a_phrase() {
+        let counts = StatusCounts {
+            pending: 5,
+            running: 0,
+            completed: 3,
+            failed: 1,
+        };
+        assert_eq!(shown_counts(&counts), "3 of 9 nodes done, 1 failed");
+    }
+}

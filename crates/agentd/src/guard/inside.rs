@@ -1,0 +1,314 @@
+//! The guard itself: one thread, waiting for whatever comes first.
+
+use super::{End, Order, monotonic_ns, tree};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::prctl;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::WaitStatus;
+use nix::unistd::{Pid, getpid, getppid};
+use std::ffi::OsString;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+/// How long killing goes on. What is left then waits inside the kernel for a device.
+const KILLING_MAX: Duration = Duration::from_secs(10);
+/// Between two rounds of killing, for what was born between.
+const KILLING_ROUND: Duration = Duration::from_millis(50);
+/// Far longer than any order.
+const ORDER_BYTES_MAX: usize = 4096;
+
+/// The whole program of a guard.
+pub(crate) fn guard_main(fd: RawFd, command: &[OsString]) -> ExitCode {
+    match guard(fd, command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nobody may be left to read it.
+            let _ = writeln!(io::stderr(), "agentd guard: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[expect(
+    unsafe_code,
+    reason = "a file descriptor that was inherited has no other form than its number"
+)]
+fn adopt(fd: RawFd) -> io::Result<UnixStream> {
+    if fd <= 2 {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "not started by agentd",
+        ));
+    }
+    // SAFETY: `lock run` opened this descriptor for us and nothing else in this process, which has just begun,
+    // knows its number.
+    let owned = unsafe { OwnedFd::from_raw_fd(fd) };
+    nix::fcntl::fcntl(
+        &owned,
+        nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC),
+    )?;
+    Ok(UnixStream::from(owned))
+}
+
+fn guard(fd: RawFd, command: &[OsString]) -> io::Result<()> {
+    let control = adopt(fd)?;
+    prctl::set_child_subreaper(true)?;
+    let mut caught = SigSet::empty();
+    // Not TSTP's default: a guard that is stopped could not keep the time. The command is stopped by it, and
+    // `lock run`, so that the shell gets its terminal back.
+    for signal in [
+        Signal::SIGCHLD,
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGQUIT,
+        Signal::SIGHUP,
+        Signal::SIGTSTP,
+        Signal::SIGTTOU,
+        Signal::SIGTTIN,
+    ] {
+        caught.add(signal);
+    }
+    caught.thread_block()?;
+    let signals = SignalFd::with_flags(&caught, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+    let mut guard = Guard {
+        control,
+        signals,
+        received: Vec::new(),
+        until: None,
+        child: None,
+        end: None,
+        killing_ns: None,
+    };
+    guard.run(command);
+    let mut line = serde_json::to_vec(&guard.end.unwrap_or(End::Stopped))?;
+    line.push(b'\n');
+    guard.control.set_nonblocking(false)?;
+    // Nobody may be left to read it.
+    let _ = guard.control.write_all(&line);
+    Ok(())
+}
+
+struct Guard {
+    control: UnixStream,
+    signals: SignalFd,
+    received: Vec<u8>,
+    /// When to send TERM (none: it was sent), and when KILL.
+    until: Option<(Option<u64>, u64)>,
+    child: Option<Pid>,
+    end: Option<End>,
+    /// Since when everything is being killed.
+    killing_ns: Option<u64>,
+}
+
+impl Guard {
+    fn run(&mut self, command: &[OsString]) {
+        if self.control.set_nonblocking(true).is_err() {
+            return;
+        }
+        // The command begins with the first word on how long it may run.
+        while self.until.is_none() && self.killing_ns.is_none() {
+            self.wait();
+        }
+        if self.killing_ns.is_none() {
+            match start(command) {
+                Ok(pid) => self.child = Some(pid),
+                Err(end) => {
+                    self.end = Some(end);
+                    return;
+                }
+            }
+        }
+        loop {
+            self.on_time();
+            let childless = !self.reap();
+            if childless {
+                return;
+            }
+            if let Some(since) = self.killing_ns {
+                if monotonic_ns().saturating_sub(since) > nanoseconds(KILLING_MAX) {
+                    return;
+                }
+                tree::kill_round();
+            }
+            self.wait();
+        }
+    }
+
+    fn reap(&mut self) -> bool {
+        let (child, mut end) = (self.child, None);
+        let any = tree::reap(|pid, status| {
+            if Some(pid) == child {
+                end = Some(match status {
+                    WaitStatus::Exited(_, code) => End::Exited(u8::try_from(code & 0xff).unwrap_or(1)),
+                    WaitStatus::Signaled(_, signal, _) => {
+                        End::Signalled(u8::try_from(signal as i32).unwrap_or(0))
+                    }
+                    _ => End::Stopped,
+                });
+            }
+        });
+        if let Some(end) = end {
+            self.child = None;
+            self.end.get_or_insert(end);
+            // What it left in the background would go on without the lock.
+            self.kill();
+        }
+        any
+    }
+
+    fn kill(&mut self) {
+        self.killing_ns.get_or_insert_with(monotonic_ns);
+    }
+
+    fn on_time(&mut self) {
+        let now = monotonic_ns();
+        match self.until {
+            Some((_, kill_ns)) if now >= kill_ns => {
+                self.end.get_or_insert(End::Stopped);
+                self.kill();
+            }
+            Some((Some(term_ns), kill_ns)) if now >= term_ns => {
+                self.until = Some((None, kill_ns));
+                self.term();
+            }
+            _ => {}
+        }
+    }
+
+    fn term(&mut self) {
+        tree::signal(Signal::SIGTERM);
+        // A stopped process would not see it before it is continued.
+        tree::signal(Signal::SIGCONT);
+    }
+
+    fn wait(&mut self) {
+        let now = monotonic_ns();
+        let next = match (self.killing_ns, self.until) {
+            (Some(_), _) => Some(KILLING_ROUND),
+            (None, Some((term_ns, kill_ns))) => Some(Duration::from_nanos(
+                term_ns.unwrap_or(kill_ns).min(kill_ns).saturating_sub(now),
+            )),
+            (None, None) => None,
+        };
+        let longest = Duration::from_secs(3600);
+        // One more millisecond: poll counts in whole ones, and waking too early would be waking twice.
+        let timeout = next.map_or(PollTimeout::NONE, |next| {
+            PollTimeout::try_from(next.min(longest) + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
+        });
+        // After KILL has begun nothing that could be said matters any more.
+        let listening = if self.killing_ns.is_some() {
+            PollFlags::empty()
+        } else {
+            PollFlags::POLLIN
+        };
+        let mut polled = [
+            PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.control.as_fd(), listening),
+        ];
+        let failed = match poll(&mut polled[..if listening.is_empty() { 1 } else { 2 }], timeout) {
+            Ok(_) => false,
+            Err(Errno::EINTR) => true,
+            Err(_) => true,
+        };
+        let spoken = failed || polled[1].any().unwrap_or(true);
+        self.on_signals();
+        if spoken && self.killing_ns.is_none() {
+            self.on_control();
+        }
+    }
+
+    fn on_signals(&mut self) {
+        while let Ok(Some(info)) = self.signals.read_signal() {
+            // INT, QUIT and the terminal's stop signals go to the whole group: the command has them already.
+            if matches!(
+                i32::try_from(info.ssi_signo)
+                    .ok()
+                    .and_then(|number| Signal::try_from(number).ok()),
+                Some(Signal::SIGTERM | Signal::SIGHUP)
+            ) {
+                self.term();
+            }
+        }
+    }
+
+    fn on_control(&mut self) {
+        let mut buffer = [0; 1024];
+        let lost = match self.control.read(&mut buffer) {
+            Ok(0) => true,
+            Ok(length) => {
+                self.received.extend_from_slice(&buffer[..length]);
+                self.received.len() > ORDER_BYTES_MAX
+            }
+            Err(error) => !matches!(
+                error.kind(),
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+            ),
+        };
+        while let Some(at) = self.received.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = self.received.drain(..=at).collect();
+            match serde_json::from_slice(&line) {
+                Ok(Order::Until { term_ns, kill_ns }) => self.until = Some((Some(term_ns), kill_ns)),
+                Ok(Order::Term) => self.term(),
+                Ok(Order::Kill) | Err(_) => {
+                    self.end.get_or_insert(End::Stopped);
+                    self.kill();
+                }
+            }
+        }
+        if lost {
+            // Whoever extends the lock is gone.
+            self.end.get_or_insert(End::Stopped);
+            self.kill();
+        }
+    }
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn start(command: &[OsString]) -> Result<Pid, End> {
+    let Some((program, arguments)) = command.split_first() else {
+        return Err(End::NotFound);
+    };
+    let mut command = Command::new(program);
+    command.args(arguments);
+    on_start(&mut command);
+    match command.spawn() {
+        // The handle is dropped: every child is reaped in one place, by number.
+        Ok(child) => i32::try_from(child.id())
+            .map(Pid::from_raw)
+            .map_err(|_| End::NotExecutable),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(End::NotFound),
+        Err(_) => Err(End::NotExecutable),
+    }
+}
+
+#[expect(
+    unsafe_code,
+    reason = "the standard library has no safe way to give a child a death signal"
+)]
+fn on_start(command: &mut Command) {
+    let guard = getpid();
+    let prepare = move || {
+        // Should the guard be killed with KILL, its command goes with it.
+        prctl::set_pdeathsig(Signal::SIGKILL)?;
+        if getppid() != guard {
+            return Err(Errno::ESRCH.into());
+        }
+        // The mask would be inherited, and the command never hear of Ctrl-C.
+        SigSet::empty().thread_set_mask()?;
+        Ok(())
+    };
+    // SAFETY: between fork and exec only async-signal-safe calls are allowed. These are bare system calls
+    // (prctl, getppid, sigprocmask) on values that were made before; nothing is allocated or locked.
+    unsafe {
+        command.pre_exec(prepare);
+    }
+}

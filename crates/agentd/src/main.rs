@@ -1,0 +1,121 @@
+//! agentd: one program that is the daemon, its command line and its helpers.
+//!
+//! `main` is the whole life: read the command line, read the surroundings once, run one thing, end with its exit
+//! code. What the settings mean is in `settings`, what the commands do in `cli`, what the daemon does in `daemon`.
+
+mod cli;
+mod console;
+mod daemon;
+mod endpoint;
+mod failure;
+mod guard;
+mod settings;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+use cli::{Cli, Command, Context};
+use console::Console;
+use failure::{Exit, Failure};
+use settings::Environment;
+use std::process::ExitCode;
+use tokio::runtime::{Builder, Runtime};
+
+/// Threads for connections. The store's writer is a thread of its own and needs a processor, too: on small
+/// machines one thread for all connections is faster than two that hand them to each other.
+const WORKER_THREADS_MAX: usize = 4;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nobody may be there to read it.
+            let _ = error.print();
+            let asked_for = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            return if asked_for { Exit::Ok } else { Exit::Usage }.into();
+        }
+    };
+    let environment = Environment::of_process();
+    let no_color = environment.get("NO_COLOR").is_some();
+    let console = Console::new(cli.global.json, cli.global.color, no_color);
+    let outcome = match cli.command {
+        Some(Command::Supervise) => return agentd_runner::exec::supervise_main(),
+        Some(Command::Guard(args)) => return guard::guard_main(args.fd, &args.command),
+        Some(Command::Completions(args)) => args.run(),
+        Some(Command::Man(args)) => args.run(),
+        None => run_daemon(
+            &cli.global,
+            &cli::daemon::DaemonArgs::default(),
+            environment,
+            console.clone(),
+        ),
+        Some(Command::Daemon(args)) => run_daemon(&cli.global, &args, environment, console.clone()),
+        Some(command) => run_command(&cli.global, command, environment, console.clone()),
+    };
+    outcome
+        .unwrap_or_else(|failure| {
+            console.failure(&failure);
+            failure.exit
+        })
+        .into()
+}
+
+fn run_daemon(
+    global: &cli::Global,
+    args: &cli::daemon::DaemonArgs,
+    environment: Environment,
+    console: Console,
+) -> Result<Exit, Failure> {
+    // While there is one thread.
+    let refused = daemon::process::prepare();
+    let journal_stream = environment
+        .get("JOURNAL_STREAM")
+        .and_then(|stream| stream.to_str())
+        .map(str::to_owned);
+    let context = Context::new(&cli::daemon::flags(global, Some(args)), environment, console)?;
+    let filter = context.settings.log_filter.as_deref();
+    daemon::logging::begin(filter, "agentd=info", journal_stream.as_deref())?;
+    refused.iter().for_each(|what| tracing::warn!("{what}"));
+    let runtime = many_threads()?;
+    let outcome = runtime.block_on(daemon::run(&context));
+    // What is still running then is a read that nobody waits for.
+    runtime.shutdown_background();
+    outcome
+}
+
+fn run_command(
+    global: &cli::Global,
+    command: Command,
+    environment: Environment,
+    console: Console,
+) -> Result<Exit, Failure> {
+    let context = Context::new(&cli::daemon::flags(global, None), environment, console)?;
+    let runtime = if command.is_heavy() {
+        daemon::process::ignore_file_size_signal();
+        daemon::process::raise_open_files();
+        daemon::logging::begin(context.settings.log_filter.as_deref(), "agentd=warn", None)?;
+        many_threads()?
+    } else {
+        one_thread()?
+    };
+    let outcome = runtime.block_on(command.run(&context));
+    runtime.shutdown_background();
+    outcome
+}
+
+fn many_threads() -> Result<Runtime, Failure> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    built(
+        Builder::new_multi_thread()
+            .worker_threads((cores / 2).clamp(1, WORKER_THREADS_MAX))
+            .enable_all()
+            .build(),
+    )
+}
+
+fn one_thread() -> Result<Runtime, Failure> {
+    built(Builder::new_current_thread().enable_all().build())
+}
+
+fn built(runtime: std::io::Result<Runtime>) -> Result<Runtime, Failure> {
+    runtime.map_err(|error| Failure::internal(format!("cannot start: {error}")))
+}

@@ -1,0 +1,321 @@
+//! Settings: flags, then the process environment, then the env file, then defaults.
+//!
+//! Everything is read here, once, and handed on as a [`Settings`] value: no other module looks at the
+//! environment. The home directory comes first, because the env file and the other defaults lie in it.
+
+mod env_file;
+mod environment;
+
+pub(crate) use environment::Environment;
+
+use agentd_protocol::limits;
+use agentd_protocol::results::Role;
+use env_file::EnvFile;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::PathBuf;
+
+/// Every variable of our own, so that a misspelled one in the env file can be told from these.
+const KNOWN: [&str; 13] = [
+    "AGENTD_AGENT_WORKERS",
+    "AGENTD_ARTIFACT_DIR",
+    "AGENTD_CONTEXT_EVENT_LIMIT",
+    "AGENTD_DATABASE_URL",
+    "AGENTD_DEFAULT_ROLE",
+    "AGENTD_ENV_FILE",
+    "AGENTD_HOME",
+    "AGENTD_MAX_CONNECTIONS",
+    "AGENTD_NODE_TIMEOUT_SECS",
+    "AGENTD_OPERATORS",
+    "AGENTD_RETENTION_DAYS",
+    "AGENTD_SOCKET_PATH",
+    "AGENTD_WORKERS",
+];
+
+/// A path longer than this does not fit into the kernel's address of a Unix socket.
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+const CONTEXT_EVENT_LIMIT_MAX: u64 = 10_000;
+const MAX_CONNECTIONS_MAX: u64 = 1_000_000;
+/// Each connection is compared with every name.
+const PRINCIPALS_MAX: usize = 256;
+const RETENTION_DAYS_MAX: u64 = 36_500;
+
+/// What the command line overrides.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Flags {
+    pub(crate) home: Option<PathBuf>,
+    pub(crate) env_file: Option<PathBuf>,
+    pub(crate) socket: Option<PathBuf>,
+    pub(crate) database_url: Option<String>,
+    pub(crate) node_timeout_secs: Option<u64>,
+    pub(crate) context_event_limit: Option<u64>,
+    pub(crate) retention_days: Option<u64>,
+    pub(crate) max_connections: Option<u64>,
+}
+
+/// How this agentd is to run.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// Where everything lies that has no place of its own.
+    pub(crate) home: PathBuf,
+    /// The env file that was read, or would have been.
+    pub(crate) env_file: PathBuf,
+    /// The database file.
+    pub(crate) database: PathBuf,
+    /// The socket.
+    pub(crate) socket: PathBuf,
+    /// Where the artifacts of tasks are kept.
+    pub(crate) artifact_dir: PathBuf,
+    /// How long a lease lasts that names no length of its own.
+    pub(crate) node_timeout_secs: u64,
+    /// How many events a node's context shows.
+    pub(crate) context_event_limit: u32,
+    /// What is logged, when RUST_LOG says so.
+    pub(crate) log_filter: Option<String>,
+    /// Operators besides the daemon's own user and root: users, user ids, `%` and groups.
+    pub(crate) operators: Vec<String>,
+    /// Workers.
+    pub(crate) workers: Vec<String>,
+    /// What everybody else who can connect may do.
+    pub(crate) default_role: Role,
+    /// How many connections at once; the server's own default when absent.
+    pub(crate) max_connections: Option<usize>,
+    /// How long finished tasks are kept; 0: for ever.
+    pub(crate) retention_days: u64,
+    /// What should be said, but does not keep anybody from going on.
+    pub(crate) warnings: Vec<String>,
+}
+
+impl Settings {
+    /// Finds out the settings. Reads the env file and changes nothing.
+    ///
+    /// # Errors
+    /// Which setting cannot be used, and why.
+    pub(crate) fn load(flags: &Flags, environment: &Environment) -> Result<Self, String> {
+        let first_home = match (&flags.home, environment.get("AGENTD_HOME")) {
+            (Some(home), _) => absolute("--home", &home.to_string_lossy(), environment)?,
+            (None, Some(home)) => absolute("AGENTD_HOME", utf8("AGENTD_HOME", home)?, environment)?,
+            (None, None) => environment.expand("~/.agentd")?,
+        };
+        let asked_for = match &flags.env_file {
+            Some(path) => Some(absolute("--env-file", &path.to_string_lossy(), environment)?),
+            None => environment
+                .get("AGENTD_ENV_FILE")
+                .map(|path| absolute("AGENTD_ENV_FILE", utf8("AGENTD_ENV_FILE", path)?, environment))
+                .transpose()?,
+        };
+        let env_file = asked_for.clone().unwrap_or_else(|| first_home.join(".env"));
+        let read = env_file::read(&env_file)?;
+        if read.is_none() && asked_for.is_some() {
+            return Err(format!("the env file {} does not exist", env_file.display()));
+        }
+        let sources = Sources {
+            environment,
+            file: read.unwrap_or_default(),
+        };
+        sources.settings(flags, first_home, env_file)
+    }
+
+    /// Makes the home directory, for the owner alone, unless it is there.
+    ///
+    /// # Errors
+    /// When it cannot be made, is not a directory, or others could put things into it.
+    pub(crate) fn prepare_home(&self) -> Result<(), String> {
+        let home = self.home.display();
+        let made = std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.home);
+        made.map_err(|error| format!("cannot make the directory {home}: {error}"))?;
+        let metadata = self
+            .home
+            .metadata()
+            .map_err(|error| format!("cannot look at {home}: {error}"))?;
+        if metadata.permissions().mode() & 0o002 != 0 && metadata.mode() & 0o1000 == 0 {
+            return Err(format!(
+                "{home} can be written by everybody, who could replace the database; `chmod o-w {home}`"
+            ));
+        }
+        Ok(())
+    }
+}
+
+struct Sources<'a> {
+    environment: &'a Environment,
+    file: EnvFile,
+}
+
+impl Sources<'_> {
+    fn get(&self, name: &str) -> Result<Option<&str>, String> {
+        match self.environment.get(name) {
+            Some(value) => utf8(name, value).map(Some),
+            None => Ok(self
+                .file
+                .variables
+                .get(name)
+                .map(String::as_str)
+                .filter(|value| !value.is_empty())),
+        }
+    }
+
+    fn path(&self, name: &str, default: PathBuf) -> Result<PathBuf, String> {
+        self.get(name)?
+            .map_or(Ok(default), |path| absolute(name, path, self.environment))
+    }
+
+    fn number(&self, flag: Option<u64>, name: &str, default: u64, min: u64, max: u64) -> Result<u64, String> {
+        let number = match (flag, self.get(name)?) {
+            (Some(number), _) => number,
+            (None, Some(text)) => text
+                .trim()
+                .parse()
+                .map_err(|_| format!("{name} is {text:?}, which is not a whole number"))?,
+            (None, None) => default,
+        };
+        if !(min..=max).contains(&number) {
+            return Err(format!("{name} is {number}; it must be between {min} and {max}"));
+        }
+        Ok(number)
+    }
+
+    fn names(&self, name: &str) -> Result<Vec<String>, String> {
+        let list = self
+            .get(name)?
+            .unwrap_or_default()
+            .split(',')
+            .map(str::trim)
+            .filter(|name| !name.is_empty());
+        let names: Vec<String> = list.map(str::to_owned).collect();
+        if names.len() > PRINCIPALS_MAX {
+            return Err(format!(
+                "{name} has {} names; at most {PRINCIPALS_MAX} are allowed",
+                names.len()
+            ));
+        }
+        Ok(names)
+    }
+
+    fn settings(&self, flags: &Flags, first_home: PathBuf, env_file: PathBuf) -> Result<Settings, String> {
+        let home = match flags.home {
+            Some(_) => first_home,
+            None => self.path("AGENTD_HOME", first_home)?,
+        };
+        let database = match (&flags.database_url, self.get("AGENTD_DATABASE_URL")?) {
+            (Some(url), _) => database_path("--database-url", url, self.environment)?,
+            (None, Some(url)) => database_path("AGENTD_DATABASE_URL", url, self.environment)?,
+            (None, None) => home.join("agent_state.db"),
+        };
+        let socket = match &flags.socket {
+            Some(path) => absolute("--socket", &path.to_string_lossy(), self.environment)?,
+            None => self.path("AGENTD_SOCKET_PATH", home.join("agentd.sock"))?,
+        };
+        if socket.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
+            return Err(format!(
+                "the socket's path has {} bytes, and the kernel takes {SOCKET_PATH_BYTES_MAX}: {}; choose a shorter \
+                 one with AGENTD_SOCKET_PATH or --socket",
+                socket.as_os_str().len(),
+                socket.display()
+            ));
+        }
+        let default_role = match self.get("AGENTD_DEFAULT_ROLE")? {
+            None | Some("observer") => Role::Observer,
+            Some("worker") => Role::Worker,
+            Some(other) => {
+                return Err(format!(
+                    "AGENTD_DEFAULT_ROLE is {other:?}; it can be observer or worker (operators are named one by one, \
+                     in AGENTD_OPERATORS)"
+                ));
+            }
+        };
+        let timeout = self.number(
+            flags.node_timeout_secs,
+            "AGENTD_NODE_TIMEOUT_SECS",
+            300,
+            limits::LEASE_SECS_MIN,
+            limits::LEASE_SECS_MAX,
+        )?;
+        let events = self.number(
+            flags.context_event_limit,
+            "AGENTD_CONTEXT_EVENT_LIMIT",
+            50,
+            0,
+            CONTEXT_EVENT_LIMIT_MAX,
+        )?;
+        let days = self.number(
+            flags.retention_days,
+            "AGENTD_RETENTION_DAYS",
+            90,
+            0,
+            RETENTION_DAYS_MAX,
+        )?;
+        let connections = self.number(
+            flags.max_connections,
+            "AGENTD_MAX_CONNECTIONS",
+            0,
+            0,
+            MAX_CONNECTIONS_MAX,
+        )?;
+        let mut warnings = self.file.warnings.clone();
+        if self.file.variables.contains_key("AGENTD_ENV_FILE") {
+            warnings.push(format!(
+                "AGENTD_ENV_FILE in {} has no effect: that file is being read already",
+                env_file.display()
+            ));
+        }
+        Ok(Settings {
+            artifact_dir: self.path("AGENTD_ARTIFACT_DIR", home.join("artifacts"))?,
+            database,
+            socket,
+            node_timeout_secs: timeout,
+            context_event_limit: u32::try_from(events).unwrap_or(u32::MAX),
+            log_filter: self.get("RUST_LOG")?.map(str::to_owned),
+            operators: self.names("AGENTD_OPERATORS")?,
+            workers: self.names("AGENTD_WORKERS")?,
+            default_role,
+            max_connections: usize::try_from(connections)
+                .ok()
+                .filter(|connections| *connections > 0),
+            retention_days: days,
+            warnings,
+            home,
+            env_file,
+        })
+    }
+}
+
+fn utf8<'a>(name: &str, value: &'a std::ffi::OsStr) -> Result<&'a str, String> {
+    value.to_str().ok_or_else(|| format!("{name} is not UTF-8"))
+}
+
+fn absolute(name: &str, path: &str, environment: &Environment) -> Result<PathBuf, String> {
+    let path = environment.expand(path).map_err(|why| format!("{name}: {why}"))?;
+    std::path::absolute(&path).map_err(|error: io::Error| format!("{name}: {}: {error}", path.display()))
+}
+
+/// `sqlite://~/dir/file` and `sqlite:///dir/file`; everything else is refused, so that a typing mistake does
+/// not make a new, empty database somewhere.
+fn database_path(name: &str, url: &str, environment: &Environment) -> Result<PathBuf, String> {
+    let forms = "sqlite:///absolute/path.db or sqlite://~/path.db";
+    let Some(path) = url.strip_prefix("sqlite://") else {
+        let scheme = url.split_once("://").map(|(scheme, _)| scheme);
+        return Err(match scheme {
+            // Such an address may carry a password: it is not repeated.
+            Some(scheme) => format!("{name} begins with {scheme}://; only SQLite is supported: {forms}"),
+            None => format!("{name} is not a database URL; write {forms}"),
+        });
+    };
+    if let Some((_, options)) = path.split_once('?') {
+        return Err(format!(
+            "{name} has options ({options:?}), and none are known; write {forms}"
+        ));
+    }
+    if path.ends_with('/') || !(path.starts_with('/') || path.starts_with("~/")) {
+        return Err(format!(
+            "{name} is {url:?}, which names no absolute path of a file; write {forms}"
+        ));
+    }
+    environment.expand(path).map_err(|why| format!("{name}: {why}"))
+}
+
+#[cfg(test)]
+mod tests;

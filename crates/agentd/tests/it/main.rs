@@ -1,0 +1,15 @@
+//! The real binary, from the outside. One crate, so that it is linked once; a module per subject.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod commands;
+mod daemon;
+mod documents;
+mod files;
+mod locks;
+mod programs;
+mod runs;
+mod survey;
