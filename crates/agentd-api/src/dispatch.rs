@@ -114,6 +114,17 @@ fn sort(request: Request) -> Work {
         R::ListResourceLocks(params) => return Work::Read(Read::Query(Query::ListResourceLocks(params))),
         R::ReadJournal(params) => return Work::Read(Read::Query(Query::ReadJournal(params))),
         R::BackupDatabase(params) => return Work::Read(Read::Query(Query::BackupDatabase(params))),
+        R::RunAgent(_)
+        | R::ListAgents(_)
+        | R::ListSessions(_)
+        | R::GetSession(_)
+        | R::StopSession(_)
+        | R::RemoveSession(_)
+        | R::ReadTranscript(_)
+        | R::Reload(_) => {
+            let why = "this agentd runs no sessions";
+            return Work::Read(Read::Refuse(RpcError::refused(Reason::Unsupported, why)));
+        }
         R::CheckDatabase(params) => return Work::Read(Read::Query(Query::CheckDatabase(params))),
     };
     Work::Command(command)

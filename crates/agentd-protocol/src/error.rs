@@ -47,6 +47,12 @@ pub enum Reason {
     UnknownDependency,
     /// The dependencies go in a circle.
     DependencyCycle,
+    /// No such session.
+    SessionNotFound,
+    /// No agent of that name is declared.
+    AgentNotFound,
+    /// The agent's runtime does not declare what was asked of it.
+    Unsupported,
     /// The lock is not held with that lease, or has expired.
     StaleLock,
     /// The idempotency key was used for something else.

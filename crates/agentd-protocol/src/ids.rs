@@ -52,6 +52,10 @@ id!(
     LeaseId
 );
 id!(
+    /// A session: one execution of an agent.
+    SessionId
+);
+id!(
     /// An entry of the journal.
     EventId
 );

@@ -1,6 +1,6 @@
 //! The journal: every change of state, in the order in which it became true.
 
-use crate::ids::{EventId, NodeId, TaskId};
+use crate::ids::{EventId, NodeId, SessionId, TaskId};
 use crate::json::Json;
 use crate::time::Timestamp;
 use schemars::JsonSchema;
@@ -27,7 +27,7 @@ pub struct JournalEntry {
     pub node_id: Option<NodeId>,
     /// The session that it belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub session_id: Option<uuid::Uuid>,
+    pub session_id: Option<SessionId>,
     /// The agent that it belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<String>,
@@ -69,11 +69,25 @@ pub mod action {
     pub const LOCK_RELEASED: &str = "LOCK_RELEASED";
     /// A resource lock ran out.
     pub const LOCK_EXPIRED: &str = "LOCK_EXPIRED";
+    /// A session was asked for: → QUEUED.
+    pub const SESSION_QUEUED: &str = "SESSION_QUEUED";
+    /// A session went from one phase to another; the payload names both.
+    pub const SESSION_PHASE: &str = "SESSION_PHASE";
+    /// A step of a session's set-up or teardown was done, or failed; the payload says which and how long it took.
+    pub const SESSION_STEP: &str = "SESSION_STEP";
+    /// Something about a session that people should know.
+    pub const SESSION_WARNING: &str = "SESSION_WARNING";
+    /// The end of a session was asked for.
+    pub const SESSION_STOP: &str = "SESSION_STOP";
+    /// A session is over: → ENDED, with its outcome.
+    pub const SESSION_ENDED: &str = "SESSION_ENDED";
+    /// A session that is over was removed, transcript and all.
+    pub const SESSION_REMOVED: &str = "SESSION_REMOVED";
     /// The database was replaced by a backup.
     pub const RESTORE_DATABASE: &str = "RESTORE_DATABASE";
 
     /// All of them but [`COMMIT_EVENT`], which clients write too.
-    pub const RESERVED: [&str; 17] = [
+    pub const RESERVED: [&str; 24] = [
         REGISTER_TASK,
         ADD_NODES,
         ACQUIRE_NODE,
@@ -90,6 +104,13 @@ pub mod action {
         LOCK_GRANTED,
         LOCK_RELEASED,
         LOCK_EXPIRED,
+        SESSION_QUEUED,
+        SESSION_PHASE,
+        SESSION_STEP,
+        SESSION_WARNING,
+        SESSION_STOP,
+        SESSION_ENDED,
+        SESSION_REMOVED,
         RESTORE_DATABASE,
     ];
 }

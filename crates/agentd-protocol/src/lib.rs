@@ -17,17 +17,22 @@ pub mod methods;
 mod node;
 pub mod requests;
 pub mod results;
+mod session;
 mod time;
 
 pub use error::{Reason, RpcError};
-pub use ids::{EventId, InvalidId, LeaseId, NodeId, TaskId};
+pub use ids::{EventId, InvalidId, LeaseId, NodeId, SessionId, TaskId};
 pub use json::{Json, NESTING_MAX, nesting};
 pub use methods::{Method, Request};
 pub use node::{
-    CommandWork, NodeInfo, NodeSpec, NodeStatus, RetryPolicy, Seconds, StatusCounts, TaskInfo, TaskState,
+    AgentWork, CommandWork, NodeInfo, NodeSpec, NodeStatus, RetryPolicy, Seconds, StatusCounts, TaskInfo, TaskState,
     Work,
 };
 pub use results::Role;
+pub use session::{
+    AgentInfo, OutcomeReason, OutputStream, RuntimeCapabilities, SessionInfo, SessionOutcome, SessionPhase,
+    TranscriptChunk, Trigger, TriggerKind,
+};
 pub use time::{Timestamp, secs_rounded_up};
 
 /// The protocol's name, as `DescribeInterface` gives it.

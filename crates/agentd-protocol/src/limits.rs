@@ -39,3 +39,11 @@ pub const PAGE_MAX: u32 = 10_000;
 pub const PAGE_DEFAULT: u32 = 500;
 /// Resource locks held at once.
 pub const LOCKS_MAX: u64 = 100_000;
+/// A prompt, in bytes.
+pub const PROMPT_BYTES_MAX: usize = 768 * 1024;
+/// An agent's name, in bytes.
+pub const AGENT_NAME_BYTES_MAX: usize = 48;
+/// Output in one answer to ReadTranscript, in bytes.
+pub const TRANSCRIPT_PAGE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// What an agent may leave as its result, in bytes.
+pub const RESULT_BYTES_MAX: usize = 512 * 1024;

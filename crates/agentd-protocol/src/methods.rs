@@ -128,6 +128,22 @@ methods! {
     ReadJournal, "read_journal", Observer, q::ReadJournal => r::JournalPage;
     /// Follows the journal. The connection then carries one entry a line, and nothing else.
     SubscribeJournal, "subscribe_journal", Observer, q::SubscribeJournal => r::Subscribed;
+    /// Runs a session of an agent. Answers as soon as that is durable.
+    RunAgent, "run_agent", Operator, q::RunAgent => r::QueuedSession;
+    /// Lists the agents that are declared.
+    ListAgents, "list_agents", Observer, q::NoParams => r::AgentList;
+    /// Lists sessions, newest first.
+    ListSessions, "list_sessions", Observer, q::ListSessions => r::SessionList;
+    /// Shows one session.
+    GetSession, "get_session", Observer, q::SessionRef => crate::SessionInfo;
+    /// Asks for a session's end. Answers at once; the session ends when its agent is gone.
+    StopSession, "stop_session", Operator, q::StopSession => r::Ok;
+    /// Removes a session that is over, with its transcript.
+    RemoveSession, "remove_session", Operator, q::SessionRef => r::Ok;
+    /// Reads a session's transcript, and waits for more if asked to.
+    ReadTranscript, "read_transcript", Operator, q::ReadTranscript => r::TranscriptPage;
+    /// Reads agentd.toml again. A file that cannot be used changes nothing.
+    Reload, "reload", Operator, q::NoParams => r::Reloaded;
     /// Who the caller is, and what the caller may do.
     WhoAmI, "who_am_i", Observer, q::NoParams => r::WhoAmI;
     /// Writes a copy of the database to a new file, while the daemon goes on.

@@ -160,6 +160,8 @@ impl RetryPolicy {
 pub enum Work {
     /// Run a program.
     Command(CommandWork),
+    /// Run a session of an agent.
+    Agent(AgentWork),
 }
 
 impl Work {
@@ -169,10 +171,38 @@ impl Work {
     /// The capability that a worker must have to be given such a node; added to the node's own when it is
     /// registered.
     #[must_use]
-    pub fn capability(&self) -> &'static str {
+    pub fn capability(&self) -> String {
         match self {
-            Self::Command(_) => "work:command",
+            Self::Command(_) => "work:command".into(),
+            Self::Agent(AgentWork { agent: None, .. }) => AgentWork::ANY.into(),
+            Self::Agent(AgentWork { agent: Some(name), .. }) => AgentWork::capability_of(name),
         }
+    }
+}
+
+/// A session of an agent, which works on the node under the node's lease.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AgentWork {
+    /// The agent's name. Absent: any that has the capabilities which the node asks for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
+    /// What it is to do. Absent: what its own configuration says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
+    /// After so many seconds the session is ended and the attempt has failed. Absent: what the agent's
+    /// configuration says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_secs: Option<Seconds>,
+}
+
+impl AgentWork {
+    /// What a node asks for that any agent may work on.
+    pub const ANY: &'static str = "work:agent";
+
+    /// What a node asks for that one agent is to work on.
+    #[must_use]
+    pub fn capability_of(agent: &str) -> String {
+        format!("work:agent:{agent}")
     }
 }
 

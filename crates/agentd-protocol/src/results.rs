@@ -1,9 +1,10 @@
 //! The results of every method.
 
-use crate::ids::{EventId, LeaseId, NodeId, TaskId};
+use crate::ids::{EventId, LeaseId, NodeId, SessionId, TaskId};
 use crate::journal::JournalEntry;
 use crate::json::Json;
 use crate::node::{NodeInfo, StatusCounts, TaskInfo, TaskState};
+use crate::session::{AgentInfo, SessionInfo, TranscriptChunk};
 use crate::time::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -448,4 +449,57 @@ pub struct Restored {
     pub backup_last_seq: i64,
     /// Where the journal goes on: above every number given before, so that fencing numbers only grow.
     pub next_seq: i64,
+}
+
+/// A session was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct QueuedSession {
+    /// Its id.
+    pub session_id: SessionId,
+}
+
+/// A page of sessions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SessionList {
+    /// The sessions, newest first.
+    pub sessions: Vec<SessionInfo>,
+    /// Where the next page begins, when there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
+}
+
+/// A page of a transcript.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TranscriptPage {
+    /// What was written, in order. An offset that does not follow from the piece before means that what is
+    /// between was not kept.
+    pub chunks: Vec<TranscriptChunk>,
+    /// Where to go on.
+    pub next_offset: u64,
+    /// How many bytes before `next_offset` of those asked for were not kept.
+    pub missing_bytes: u64,
+    /// True when nothing comes after `next_offset`: the session is over.
+    pub ended: bool,
+}
+
+/// The agents that are declared.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AgentList {
+    /// They, by name.
+    pub agents: Vec<AgentInfo>,
+}
+
+/// What reading the configuration again changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Reloaded {
+    /// The file.
+    pub path: String,
+    /// Agents that were not declared before.
+    pub added: Vec<String>,
+    /// Agents that are declared differently. Sessions that run keep what they began with.
+    pub changed: Vec<String>,
+    /// Agents that are no longer declared.
+    pub removed: Vec<String>,
+    /// Settings that differ and take effect when agentd is started again.
+    pub need_restart: Vec<String>,
 }

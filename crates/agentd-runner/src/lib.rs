@@ -34,4 +34,5 @@
 
 pub mod exec;
 pub mod plan;
+pub mod runtime;
 pub mod worker;

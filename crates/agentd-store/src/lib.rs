@@ -26,6 +26,7 @@ mod clock;
 mod command;
 mod error;
 pub mod machine;
+pub mod session;
 pub mod sqlite;
 
 pub use clock::{Clock, Ids, SystemClock, SystemIds};

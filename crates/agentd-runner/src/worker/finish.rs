@@ -69,6 +69,7 @@ async fn follow(
         action::PRUNE_TASK,
     ];
     let filter = JournalFilter {
+        session_id: None,
         task_id: Some(task_id),
         node_id: None,
         action_types: actions.map(str::to_owned).to_vec(),

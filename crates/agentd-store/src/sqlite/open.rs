@@ -373,8 +373,17 @@ fn inspect_header(path: &Path) -> Result<bool, OpenError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
         Err(error) => return Err(io(error)),
     }
-    // https://sqlite.org/fileformat2.html#the_database_header: big-endian, user version at 60, application
-    // id at 68.
+    // https://sqlite.org/fileformat2.html#the_database_header: write and read version at 18 and 19, then
+    // big-endian: user version at 60, application id at 68.
+    //
+    // SQLite takes a write version that it does not know for a file that may only be read, which would sound like
+    // a lack of permission.
+    if header[18..20].iter().any(|version| !(1..=2).contains(version)) {
+        return Err(OpenError::Damaged {
+            path: path.into(),
+            what: format!("its header asks for file format {}/{}, which does not exist", header[18], header[19]),
+        });
+    }
     let field = |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
     let (version, application) = (field(60), field(68));
     if i64::from(application) != APPLICATION_ID && !(application == 0 && version == 0) {

@@ -235,7 +235,7 @@ impl Tx<'_> {
         let mut all = Vec::with_capacity(specs.len());
         for spec in specs {
             let mut names = spec.capabilities.clone();
-            names.extend(spec.work.as_ref().map(|work| work.capability().to_owned()));
+            names.extend(spec.work.as_ref().map(|work| work.capability()));
             names.sort_unstable();
             names.dedup();
             if !names.is_empty() && !self.live.capability_sets.iter().any(|(_, known)| *known == names) {

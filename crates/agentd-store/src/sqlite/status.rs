@@ -10,7 +10,7 @@ use agentd_protocol::results::{
     DatabaseMetrics, GetNodeResult, JournalPage, TaskList, TaskStatusResult, TaskSummary,
 };
 use agentd_protocol::{
-    EventId, LeaseId, NodeId, NodeInfo, StatusCounts, TaskId, TaskState, Timestamp, limits, secs_rounded_up,
+    EventId, LeaseId, NodeId, NodeInfo, SessionId, StatusCounts, TaskId, TaskState, Timestamp, limits, secs_rounded_up,
 };
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
@@ -370,7 +370,7 @@ pub(super) fn journal(conn: &Connection, params: &ReadJournal) -> OpResult<Reply
             payload,
             task_id: row.get::<_, Option<Blob>>(5)?.map(TaskId::from),
             node_id: row.get::<_, Option<Blob>>(6)?.map(NodeId::from),
-            session_id: row.get::<_, Option<Blob>>(7)?.map(|blob| blob.0),
+            session_id: row.get::<_, Option<Blob>>(7)?.map(|blob| SessionId(blob.0)),
             agent: row.get(8)?,
         });
     }
@@ -401,6 +401,10 @@ fn conditions(conn: &Connection, filter: &JournalFilter) -> OpResult<(String, Ve
     if let Some(node) = filter.node_id {
         conditions.push_str(" AND e.node = ?");
         values.push(Value::from(node.0.as_bytes().to_vec()));
+    }
+    if let Some(session) = filter.session_id {
+        conditions.push_str(" AND e.session = ?");
+        values.push(Value::from(session.0.as_bytes().to_vec()));
     }
     if !filter.action_types.is_empty() {
         let marks = vec!["?"; filter.action_types.len()].join(", ");

@@ -178,7 +178,7 @@ async fn a_worker_that_does_only_work_is_given_nothing_else() {
         .await;
     let only = |task_id| AcquireNextNode {
         task_id,
-        capabilities: Some(vec![work.capability().into()]),
+        capabilities: Some(vec![work.capability()]),
         work_only: true,
         ..AcquireNextNode::default()
     };

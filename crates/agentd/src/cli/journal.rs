@@ -44,6 +44,7 @@ pub(crate) struct JournalArgs {
 impl JournalArgs {
     pub(crate) async fn run(self, context: &Context) -> Result<Exit, Failure> {
         let filter = JournalFilter {
+            session_id: None,
             task_id: self.task,
             node_id: self.node,
             action_types: self.action.clone(),

@@ -1,0 +1,200 @@
+//! What is declared, whatever it was written in.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Everything that a configuration says.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Config {
+    /// Settings of the daemon itself.
+    pub daemon: DaemonConfig,
+    /// The agents, in the order of the file.
+    pub agents: Vec<Agent>,
+}
+
+/// Settings of the daemon itself. Absent: not said here; flags, environment and env file come first anyway.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct DaemonConfig {
+    /// The secret store: a directory with one file for each secret.
+    pub secret_dir: Option<PathBuf>,
+    /// The database's URL.
+    pub database_url: Option<String>,
+    /// The socket.
+    pub socket: Option<PathBuf>,
+    /// Where the artifacts of plans' commands are kept.
+    pub artifact_dir: Option<PathBuf>,
+    /// How long a lease lasts without a heartbeat.
+    pub node_timeout: Option<Duration>,
+    /// How many recent events a node's context shows.
+    pub context_event_limit: Option<u32>,
+    /// How long finished tasks are kept; zero: for ever.
+    pub retention: Option<Duration>,
+    /// How many connections may be open.
+    pub max_connections: Option<usize>,
+    /// Who may do what: users, uids, `%groups`.
+    pub operators: Option<Vec<String>>,
+    /// See `operators`.
+    pub workers: Option<Vec<String>>,
+    /// `observer` or `worker`.
+    pub default_role: Option<String>,
+    /// The container engine and the arguments that come before its command: `["podman", "--root", "/srv/podman"]`.
+    pub podman: Option<Vec<String>>,
+    /// How many sessions may be between SETUP and TEARDOWN at once, all agents together.
+    pub max_sessions: Option<u32>,
+    /// How long the set-up of a session may take.
+    pub setup_timeout: Option<Duration>,
+    /// How long sessions that are over are kept, with their transcripts; zero: for ever.
+    pub session_retention: Option<Duration>,
+    /// How many bytes the transcripts of all sessions that are over may have together; the oldest go first.
+    pub transcript_quota_bytes: Option<u64>,
+    /// How many bytes of one transcript are kept: half of its beginning, half of its end.
+    pub transcript_bytes: Option<u64>,
+    /// The first user id of the ranges that a root daemon gives to its agents.
+    pub id_range_start: Option<u32>,
+}
+
+/// How a session is isolated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RuntimeKind {
+    /// A container.
+    Podman,
+    /// A child process.
+    Process,
+}
+
+impl RuntimeKind {
+    /// The name in configuration, on the wire and in the database.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Podman => "podman",
+            Self::Process => "process",
+        }
+    }
+}
+
+/// What becomes of a session's working directory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WorkspaceMode {
+    /// The directory itself.
+    #[default]
+    Directory,
+    /// A git worktree of it, made for the session.
+    Worktree,
+}
+
+/// What becomes of a session's worktree when the session is over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WorktreePolicy {
+    /// It stays, with its branch.
+    #[default]
+    Keep,
+    /// What was committed on its branch is merged into the branch that it began from, if that works without a
+    /// conflict and the session completed; otherwise it stays and both sides are as they were.
+    Merge,
+    /// It is removed with its branch, whatever is in it.
+    Drop,
+}
+
+/// What a session can reach.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Network {
+    /// Nothing but itself.
+    None,
+    /// What the host reaches, the host's own loopback included.
+    Host,
+    /// The engine's default bridge.
+    Bridge,
+    /// A network of the engine's, by name.
+    Named(String),
+}
+
+/// A secret that an agent gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Credential {
+    /// Its name in the secret store; the name of its file in `/run/secrets`.
+    pub name: String,
+    /// The variable that holds its value, too, when one is to.
+    pub env: Option<String>,
+}
+
+/// A declared agent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Agent {
+    /// Its name: its home and everything else is keyed by it.
+    pub name: String,
+    /// How its sessions are isolated.
+    pub runtime: RuntimeKind,
+    /// The container's image.
+    pub image: Option<String>,
+    /// The engine's own runtime: `runsc` for gVisor.
+    pub oci_runtime: Option<String>,
+    /// Which harness drives it; here always `custom`.
+    pub harness: String,
+    /// The agent's program and arguments; the prompt comes after them.
+    pub command: Vec<String>,
+    /// The template of its prompt.
+    pub prompt: Option<String>,
+    /// A file with that template, read for each session. Wins over `prompt`.
+    pub prompt_file: Option<PathBuf>,
+    /// The directory that it works in.
+    pub workspace: Option<PathBuf>,
+    /// That directory itself, or a worktree of it.
+    pub workspace_mode: WorkspaceMode,
+    /// What becomes of the worktree.
+    pub worktree_policy: WorktreePolicy,
+    /// Where the workspace is in the container; `/workspace` when absent. Processes have it where it is.
+    pub workdir: Option<PathBuf>,
+    /// A workspace that belongs to root is accepted: the agent then acts on it as root does.
+    pub allow_root_workspace: bool,
+    /// The secrets that it gets.
+    pub credentials: Vec<Credential>,
+    /// Directories and files that it may read.
+    pub context: Vec<PathBuf>,
+    /// Directories of skills.
+    pub skills: Vec<PathBuf>,
+    /// What it can reach.
+    pub network: Network,
+    /// Most memory, in bytes.
+    pub memory_bytes: Option<u64>,
+    /// Most processes.
+    pub pids: Option<u32>,
+    /// Most processors.
+    pub cpus: Option<f64>,
+    /// After so long a session is ended.
+    pub timeout: Option<Duration>,
+    /// Between TERM and KILL.
+    pub grace_period: Duration,
+    /// How many replicas, each with a home of its own.
+    pub replicas: u32,
+    /// What nodes may ask for.
+    pub capabilities: Vec<String>,
+    /// How many sessions at once, all replicas together. Sessions of one replica share its home.
+    pub max_sessions: u32,
+    /// How many bytes its home may have; a session does not begin in one that has more.
+    pub home_quota_bytes: Option<u64>,
+    /// Variables.
+    pub env: BTreeMap<String, String>,
+}
+
+impl Agent {
+    /// The name of one replica's home: the agent's own when it has only one.
+    #[must_use]
+    pub fn home_name(&self, replica: u32) -> String {
+        if self.replicas == 1 {
+            self.name.clone()
+        } else {
+            format!("{}-{replica}", self.name)
+        }
+    }
+
+    /// Most memory of a session's container, in bytes.
+    pub const MEMORY_BYTES_DEFAULT: u64 = 2 * 1024 * 1024 * 1024;
+    /// Most processes of a session.
+    pub const PIDS_DEFAULT: u32 = 512;
+    /// How long a session may take that says nothing itself.
+    pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(2 * 3600);
+    /// Between TERM and KILL.
+    pub const GRACE_PERIOD_DEFAULT: Duration = Duration::from_secs(30);
+}

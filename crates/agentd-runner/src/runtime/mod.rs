@@ -1,0 +1,3 @@
+//! Runtimes: the ways in which a session can be isolated.
+
+pub mod engine;

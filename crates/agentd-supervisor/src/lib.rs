@@ -1,0 +1,8 @@
+//! The process that one session lives in.
+//!
+//! agentd may be stopped, upgraded or killed; sessions go on. Each has a supervisor of its own, which owns the
+//! session's stdio, transcript, redaction, exit status and process tree, and tells whichever agentd comes.
+
+pub mod dir;
+pub mod record;
+pub mod spec;
