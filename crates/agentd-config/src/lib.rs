@@ -4,4 +4,6 @@
 
 pub mod model;
 
-pub use model::{Agent, Config, Credential, DaemonConfig, Network, RuntimeKind, WorkspaceMode, WorktreePolicy};
+pub use model::{
+    Agent, Config, Credential, DaemonConfig, Network, RuntimeKind, WorkspaceMode, WorktreePolicy,
+};

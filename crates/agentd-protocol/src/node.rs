@@ -175,7 +175,9 @@ impl Work {
         match self {
             Self::Command(_) => "work:command".into(),
             Self::Agent(AgentWork { agent: None, .. }) => AgentWork::ANY.into(),
-            Self::Agent(AgentWork { agent: Some(name), .. }) => AgentWork::capability_of(name),
+            Self::Agent(AgentWork {
+                agent: Some(name), ..
+            }) => AgentWork::capability_of(name),
         }
     }
 }

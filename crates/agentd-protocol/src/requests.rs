@@ -130,7 +130,11 @@ fn nodes(field: &str, specs: &[NodeSpec]) -> Result<(), String> {
             if let Some(agent) = &work.agent {
                 agent_name(agent)?;
             }
-            length("a node's prompt", work.prompt.as_deref().unwrap_or_default(), limits::PROMPT_BYTES_MAX)?;
+            length(
+                "a node's prompt",
+                work.prompt.as_deref().unwrap_or_default(),
+                limits::PROMPT_BYTES_MAX,
+            )?;
         }
         if let Some(crate::node::Work::Command(command)) = &spec.work {
             if command.argv.first().is_none_or(String::is_empty) {
@@ -731,7 +735,11 @@ pub struct RunAgent {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
     /// An object whose members the agent's own prompt can name: `{{ trigger.ref }}`.
-    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "Json::is_empty_object")]
+    #[serde(
+        default,
+        deserialize_with = "null_is_default",
+        skip_serializing_if = "Json::is_empty_object"
+    )]
     pub context: Json,
     /// The same request with the same key again is the same session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -741,7 +749,11 @@ pub struct RunAgent {
 impl Params for RunAgent {
     fn check(&self) -> Result<(), String> {
         agent_name(&self.agent)?;
-        length("prompt", self.prompt.as_deref().unwrap_or_default(), limits::PROMPT_BYTES_MAX)?;
+        length(
+            "prompt",
+            self.prompt.as_deref().unwrap_or_default(),
+            limits::PROMPT_BYTES_MAX,
+        )?;
         if !self.context.text().trim_start().starts_with('{') {
             return Err("context must be an object".into());
         }
@@ -801,7 +813,11 @@ pub struct StopSession {
 
 impl Params for StopSession {
     fn check(&self) -> Result<(), String> {
-        length("reason", self.reason.as_deref().unwrap_or_default(), limits::NAME_BYTES_MAX)?;
+        length(
+            "reason",
+            self.reason.as_deref().unwrap_or_default(),
+            limits::NAME_BYTES_MAX,
+        )?;
         within("grace_secs", self.grace_secs, 0, 3600)
     }
 }
@@ -826,7 +842,12 @@ pub struct ReadTranscript {
 
 impl Params for ReadTranscript {
     fn check(&self) -> Result<(), String> {
-        within("limit_bytes", self.limit_bytes, 1, limits::TRANSCRIPT_PAGE_BYTES_MAX)?;
+        within(
+            "limit_bytes",
+            self.limit_bytes,
+            1,
+            limits::TRANSCRIPT_PAGE_BYTES_MAX,
+        )?;
         within("wait_secs", self.wait_secs, 0, limits::WAIT_SECS_MAX)
     }
 }

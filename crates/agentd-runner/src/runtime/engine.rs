@@ -27,7 +27,8 @@ pub trait Engine: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// When the agent cannot work on its workspace without taking more than it was given.
-    fn users(&self, agent: &Agent, home_number: u32, workspace: Option<&Owner>) -> Result<Users, EngineError>;
+    fn users(&self, agent: &Agent, home_number: u32, workspace: Option<&Owner>)
+    -> Result<Users, EngineError>;
 
     /// How the agent sees its environment.
     fn inside(&self, order: &Environment) -> Inside;

@@ -381,7 +381,10 @@ fn inspect_header(path: &Path) -> Result<bool, OpenError> {
     if header[18..20].iter().any(|version| !(1..=2).contains(version)) {
         return Err(OpenError::Damaged {
             path: path.into(),
-            what: format!("its header asks for file format {}/{}, which does not exist", header[18], header[19]),
+            what: format!(
+                "its header asks for file format {}/{}, which does not exist",
+                header[18], header[19]
+            ),
         });
     }
     let field = |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);

@@ -10,7 +10,8 @@ use agentd_protocol::results::{
     DatabaseMetrics, GetNodeResult, JournalPage, TaskList, TaskStatusResult, TaskSummary,
 };
 use agentd_protocol::{
-    EventId, LeaseId, NodeId, NodeInfo, SessionId, StatusCounts, TaskId, TaskState, Timestamp, limits, secs_rounded_up,
+    EventId, LeaseId, NodeId, NodeInfo, SessionId, StatusCounts, TaskId, TaskState, Timestamp, limits,
+    secs_rounded_up,
 };
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
