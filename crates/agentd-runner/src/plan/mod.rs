@@ -16,11 +16,9 @@
 
 mod arguments;
 mod bind;
-mod duration;
 mod error;
 mod graph;
 mod parse;
-mod reader;
 mod register;
 mod template;
 
@@ -29,8 +27,9 @@ pub use bind::BoundPlan;
 pub use error::PlanError;
 pub use register::Registration;
 
+use agentd_config::reader::Located;
+use agentd_config::source::Source;
 use agentd_protocol::{RetryPolicy, Seconds};
-use reader::Located;
 use std::path::{Path, PathBuf};
 
 /// The most bytes that a plan's file may have.
@@ -110,7 +109,7 @@ impl Plan {
             ))
         })?;
         // Messages name the file as the caller did: that is where the caller will look.
-        parse::parse(path, canonical, &text)
+        Ok(parse::parse(path, canonical, &text)?)
     }
 
     /// The file that it was read from, canonical.
@@ -142,8 +141,8 @@ impl Plan {
         &self.nodes[self.result].name
     }
 
-    pub(crate) fn source(&self) -> error::Source<'_> {
-        error::Source {
+    pub(crate) fn source(&self) -> Source<'_> {
+        Source {
             path: &self.path,
             text: &self.text,
         }
