@@ -46,7 +46,7 @@ pub fn parse(text: &str) -> Result<u64, String> {
 pub fn shown(bytes: u64) -> String {
     let (unit, unit_bytes) = UNITS
         .into_iter()
-        .find(|(_, unit_bytes)| bytes >= *unit_bytes && bytes % unit_bytes == 0)
+        .find(|(_, unit_bytes)| bytes >= *unit_bytes && bytes.is_multiple_of(*unit_bytes))
         .unwrap_or(("B", 1));
     format!("{}{unit}", bytes / unit_bytes)
 }
