@@ -78,9 +78,7 @@ impl Home {
 /// Where the message points, and what it says.
 fn refusal(text: &str) -> (usize, String, String) {
     match Home::new().load(text).unwrap_err() {
-        PlanError::Invalid {
-            line, key, message, ..
-        } => (line, key, message),
+        PlanError::Invalid(mistake) => (mistake.line, mistake.key, mistake.message),
         other => panic!("{other}"),
     }
 }

@@ -3,6 +3,7 @@
 use super::arguments::{Arguments, resolve};
 use super::template::Renderer;
 use super::{Action, Plan, PlanError};
+use agentd_config::reader::Located;
 use agentd_protocol::CommandWork;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -35,7 +36,7 @@ impl Plan {
             why: "its directory's name is not UTF-8, so that no command could be told of it".into(),
         })?;
         let renderer = Renderer::new(args.iter().cloned().collect(), dir);
-        let variables = |env: &[(String, super::Located<String>)], of: &str| {
+        let variables = |env: &[(String, Located<String>)], of: &str| {
             env.iter()
                 .map(|(name, value)| {
                     Ok((
@@ -48,11 +49,13 @@ impl Plan {
 
         let goal = renderer.render(source, "goal", &self.goal)?;
         if goal.len() > agentd_protocol::limits::GOAL_BYTES_MAX {
-            return Err(source.error(
-                &self.goal.span,
-                "goal",
-                format!("the goal has {} bytes: too long", goal.len()),
-            ));
+            return Err(source
+                .error(
+                    &self.goal.span,
+                    "goal",
+                    format!("the goal has {} bytes: too long", goal.len()),
+                )
+                .into());
         }
         let env = variables(&self.env, "")?;
         let mut commands = Vec::with_capacity(self.nodes.len());
@@ -66,11 +69,13 @@ impl Plan {
                     .collect::<Result<_, _>>()?,
             };
             if argv.first().is_none_or(String::is_empty) {
-                return Err(source.error(
-                    &node.span,
-                    &key("command"),
-                    format!("{} names no program", key("command")),
-                ));
+                return Err(source
+                    .error(
+                        &node.span,
+                        &key("command"),
+                        format!("{} names no program", key("command")),
+                    )
+                    .into());
             }
             let cwd = match &node.cwd {
                 None => self.dir().to_owned(),

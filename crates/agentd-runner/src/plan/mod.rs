@@ -16,11 +16,9 @@
 
 mod arguments;
 mod bind;
-mod duration;
 mod error;
 mod graph;
 mod parse;
-mod reader;
 mod register;
 mod template;
 
@@ -29,8 +27,10 @@ pub use bind::BoundPlan;
 pub use error::PlanError;
 pub use register::Registration;
 
+use agentd_config::file::read_text;
+use agentd_config::reader::Located;
+use agentd_config::source::Source;
 use agentd_protocol::{RetryPolicy, Seconds};
-use reader::Located;
 use std::path::{Path, PathBuf};
 
 /// The most bytes that a plan's file may have.
@@ -92,25 +92,9 @@ impl Plan {
             why,
         };
         let canonical = path.canonicalize().map_err(|error| failed(error.to_string()))?;
-        let size = canonical.metadata().map_err(|error| failed(error.to_string()))?;
-        if !size.is_file() {
-            return Err(failed("it is not a file; name the plan's TOML file".into()));
-        }
-        if size.len() > PLAN_BYTES_MAX {
-            return Err(failed(format!(
-                "it has {} bytes; at most {PLAN_BYTES_MAX} are read",
-                size.len()
-            )));
-        }
-        let bytes = std::fs::read(&canonical).map_err(|error| failed(error.to_string()))?;
-        let text = String::from_utf8(bytes).map_err(|error| {
-            failed(format!(
-                "it is not UTF-8 text (byte {} is not)",
-                error.utf8_error().valid_up_to() + 1
-            ))
-        })?;
+        let (text, _) = read_text(&canonical, PLAN_BYTES_MAX).map_err(|error| failed(error.to_string()))?;
         // Messages name the file as the caller did: that is where the caller will look.
-        parse::parse(path, canonical, &text)
+        Ok(parse::parse(path, canonical, &text)?)
     }
 
     /// The file that it was read from, canonical.
@@ -142,8 +126,8 @@ impl Plan {
         &self.nodes[self.result].name
     }
 
-    pub(crate) fn source(&self) -> error::Source<'_> {
-        error::Source {
+    pub(crate) fn source(&self) -> Source<'_> {
+        Source {
             path: &self.path,
             text: &self.text,
         }

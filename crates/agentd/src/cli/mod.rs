@@ -53,6 +53,10 @@ pub(crate) struct Global {
     /// The file that settings are read from [default: .env in the home directory, or AGENTD_ENV_FILE]
     #[arg(long, global = true, value_name = "PATH")]
     pub(crate) env_file: Option<PathBuf>,
+    /// The file that declares agents and settings [default: agentd.toml in the home directory, else
+    /// /etc/agentd/agentd.toml, or AGENTD_CONFIG]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(crate) config: Option<PathBuf>,
     /// Print JSON: one document, or one a line for what streams
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -111,7 +115,8 @@ impl Context {
     /// # Errors
     /// When they cannot be used.
     pub(crate) fn new(flags: &Flags, environment: Environment, console: Console) -> Result<Self, Failure> {
-        let settings = Settings::load(flags, &environment).map_err(Failure::config)?;
+        let settings =
+            Settings::load(flags, &environment).map_err(|error| Failure::config(error.to_string()))?;
         Ok(Self {
             settings,
             environment,

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::path::{Path, PathBuf};
+#[cfg(test)]
+use std::path::Path;
+use std::path::PathBuf;
 
 /// The environment variables and what else the settings depend on. Read once, in `main`; whatever needs a
 /// part of it is given that part.
@@ -47,7 +49,8 @@ impl Environment {
                 .map(|(name, value)| (name.into(), value.into()))
                 .collect(),
             user_home: Some(home.to_owned()),
-            uid: 1000,
+            // Of this process: the files that a test makes are its own.
+            uid: nix::unistd::geteuid().as_raw(),
         }
     }
 
@@ -64,26 +67,6 @@ impl Environment {
     /// # Errors
     /// When it is needed and not known, or another user's is asked for.
     pub(crate) fn expand(&self, path: &str) -> Result<PathBuf, String> {
-        let Some(rest) = path.strip_prefix('~') else {
-            return Ok(PathBuf::from(path));
-        };
-        let below = match rest.strip_prefix('/') {
-            Some(below) => below,
-            None if rest.is_empty() => "",
-            None => {
-                return Err(format!(
-                    "{path}: only ~/… is understood, not another user's home directory"
-                ));
-            }
-        };
-        let home = self
-            .user_home
-            .as_deref()
-            .ok_or_else(|| format!("{path}: HOME is not set"))?;
-        Ok(if below.is_empty() {
-            home.to_owned()
-        } else {
-            home.join(Path::new(below))
-        })
+        agentd_config::path::expand(path, self.user_home.as_deref())
     }
 }
