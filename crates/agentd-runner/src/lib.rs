@@ -35,4 +35,5 @@
 pub mod exec;
 pub mod plan;
 pub mod runtime;
+pub mod session;
 pub mod worker;
