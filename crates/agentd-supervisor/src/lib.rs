@@ -4,5 +4,9 @@
 //! session's stdio, transcript, redaction, exit status and process tree, and tells whichever agentd comes.
 
 pub mod dir;
+mod events;
+pub mod proc;
 pub mod record;
+pub mod redact;
 pub mod spec;
+pub mod transcript;

@@ -1,0 +1,2 @@
+//! The supervisor as a program of its own.
+fn main() {}
