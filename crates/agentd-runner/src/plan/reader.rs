@@ -91,6 +91,11 @@ impl<'a> Section<'a> {
         self.table.get(key)
     }
 
+    /// Where a key's value stands, if it is there.
+    pub(crate) fn place(&self, key: &str) -> Option<Range<usize>> {
+        self.get(key).map(Spanned::span)
+    }
+
     /// A string, if there is one.
     pub(crate) fn text(&self, key: &str) -> Result<Option<Located<String>>, PlanError> {
         let Some(value) = self.get(key) else {
