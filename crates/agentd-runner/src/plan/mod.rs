@@ -1,4 +1,4 @@
-//! Plans: a goal and a graph of commands, in a TOML file that a person reads and writes.
+//! Plans: a goal and a graph of commands and agents' sessions, in a TOML file that a person reads and writes.
 //!
 //! ```text
 //!   file ── Plan::load ──▶ Plan ── bind(arguments) ──▶ BoundPlan ── registration(key) ──▶ Registration
@@ -10,7 +10,7 @@
 //! Loading looks at nothing but the file; binding looks at the files that arguments name; neither starts
 //! anything or talks to anybody.
 //!
-//! `{{ args.NAME }}` and `{{ plan.dir }}` are rendered in the goal, in `command`, `cwd` and `env` values; not
+//! `{{ args.NAME }}` and `{{ plan.dir }}` are rendered in the goal, in `command`, `prompt`, `cwd` and `env` values; not
 //! in `run`, whose text goes to a shell, where a value with a quote in it would become code. A shell reads
 //! `"$AGENTD_ARG_NAME"` instead.
 
@@ -23,7 +23,7 @@ mod register;
 mod template;
 
 pub use arguments::{Argument, ArgumentKind, Arguments};
-pub use bind::BoundPlan;
+pub use bind::{AgentNeed, BoundPlan};
 pub use error::PlanError;
 pub use register::Registration;
 
@@ -78,6 +78,13 @@ pub(crate) enum Action {
     Command(Vec<Located<String>>),
     /// A shell's program, as it stands.
     Run(String),
+    /// A session of an agent.
+    Agent {
+        /// Its name; none: any that has the node's capabilities.
+        agent: Option<Located<String>>,
+        /// A template; none: what the agent's own configuration says.
+        prompt: Option<Located<String>>,
+    },
 }
 
 impl Plan {

@@ -16,11 +16,13 @@ const ROOT_KEYS: [&str; 6] = ["goal", "result", "args", "defaults", "env", "node
 const ARG_KEYS: [&str; 3] = ["help", "kind", "default"];
 const DEFAULT_KEYS: [&str; 2] = ["timeout", "retry"];
 const RETRY_KEYS: [&str; 3] = ["attempts", "backoff", "max_backoff"];
-const NODE_KEYS: [&str; 10] = [
+const NODE_KEYS: [&str; 12] = [
     "name",
     "needs",
     "command",
     "run",
+    "agent",
+    "prompt",
     "cwd",
     "env",
     "timeout",
@@ -60,7 +62,9 @@ pub(super) fn parse(shown: &Path, canonical: PathBuf, text: &str) -> Result<Plan
 
     let sections = root.sections("nodes")?;
     if sections.is_empty() {
-        return Err(root.error("the plan has no nodes; write [[nodes]] with a name and a command"));
+        return Err(
+            root.error("the plan has no nodes; write [[nodes]] with a name and a command or an agent")
+        );
     }
     if sections.len() > PLAN_NODES_MAX {
         let message = format!(
@@ -249,6 +253,17 @@ fn no_nul(section: &Section<'_>, key: &str, text: &Located<String>) -> Result<()
 }
 
 fn action(section: &Section<'_>, source: Source<'_>, args: &[&str]) -> Result<Action, Mistake> {
+    for own in ["command", "run"] {
+        if section.span_of(own).is_some() {
+            for key in ["agent", "prompt"] {
+                if let Some(place) = section.span_of(key) {
+                    let message =
+                        format!("a node has either {own} or an agent that is given a prompt, not both");
+                    return Err(section.error_at(&place, key, message));
+                }
+            }
+        }
+    }
     match (section.texts("command")?, section.text("run")?) {
         (Some(command), None) => {
             if command
@@ -272,11 +287,53 @@ fn action(section: &Section<'_>, source: Source<'_>, args: &[&str]) -> Result<Ac
         (Some(_), Some(run)) => {
             Err(section.error_at(&run.span, "run", "a node has either a command or run, not both"))
         }
-        (None, None) => Err(section.error(format!(
-            "{} does nothing; give it command = [\"program\", \"argument\"] or run = \"shell text\"",
-            section.path("").trim_end_matches('.')
-        ))),
+        (None, None) => agent(section, source, args),
     }
+}
+
+/// What an agent is to do, and who that is.
+fn agent(section: &Section<'_>, source: Source<'_>, args: &[&str]) -> Result<Action, Mistake> {
+    let (agent, prompt) = (section.text("agent")?, checked(section, source, "prompt", args)?);
+    let node = section.path("");
+    let node = node.trim_end_matches('.');
+    match (&agent, &prompt) {
+        (None, None) => {
+            return Err(section.error(format!(
+                "{node} does nothing; give it command = [\"program\", \"argument\"], run = \"shell text\" or \
+                 agent = \"NAME\" with a prompt"
+            )));
+        }
+        (None, Some(prompt))
+            if section
+                .texts("capabilities")?
+                .is_none_or(|names| names.value.is_empty()) =>
+        {
+            let message = format!(
+                "{node} has a prompt, but whose is it? Name an agent (agent = \"NAME\"), or say what one must be \
+                 able to do (capabilities = [\"review\"])"
+            );
+            return Err(section.error_at(&prompt.span, "prompt", message));
+        }
+        (Some(agent), _) => {
+            if let Err(why) = agentd_protocol::requests::agent_name(&agent.value) {
+                return Err(section.error_at(&agent.span, "agent", why));
+            }
+        }
+        (None, Some(_)) => {}
+    }
+    for (key, instead) in [
+        (
+            "cwd",
+            "works in the workspace that agentd.toml gives it; say in the prompt where in it",
+        ),
+        ("env", "has the variables that agentd.toml gives it"),
+    ] {
+        if let Some(place) = section.span_of(key) {
+            let message = format!("{node} cannot have {key}: an agent {instead}");
+            return Err(section.error_at(&place, key, message));
+        }
+    }
+    Ok(Action::Agent { agent, prompt })
 }
 
 /// A duration as the protocol has it.
@@ -340,7 +397,7 @@ fn capabilities(section: &Section<'_>) -> Result<Vec<String>, Mistake> {
     let Some(names) = section.texts("capabilities")? else {
         return Ok(Vec::new());
     };
-    // One place is for the capability that every command node asks for besides its own.
+    // One place is for the capability that every node asks for besides its own: of a command, or of an agent.
     if names.value.len() >= limits::CAPABILITIES_MAX {
         let message = format!("more than {} capabilities", limits::CAPABILITIES_MAX - 1);
         return Err(section.error_at(&names.span, "capabilities", message));

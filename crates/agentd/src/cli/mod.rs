@@ -1,5 +1,6 @@
 //! The command line. One file per command; the doc comments of the arguments are their help.
 
+mod agents;
 pub(crate) mod daemon;
 mod db;
 mod generate;
@@ -9,6 +10,9 @@ mod lock;
 mod lock_run;
 mod node;
 mod owner;
+mod reload;
+mod run;
+mod sessions;
 mod task;
 mod values;
 mod worker;
@@ -27,9 +31,10 @@ use std::time::Duration;
 /// How long a daemon may take to answer a question that needs nothing but the daemon.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 
-/// Coordinates AI agents on this machine: durable tasks, leases and locks behind a Unix socket.
+/// Runs AI agents on this machine and coordinates them: sessions, and durable tasks, leases and locks behind a Unix
+/// socket.
 ///
-/// Without a command it runs the daemon. The commands talk to the daemon that runs; `task run` and the `db`
+/// Without a command it runs the daemon. The commands talk to the daemon that runs; `run`, `task run` and the `db`
 /// commands do without one.
 #[derive(Debug, Parser)]
 #[command(name = "agentd", version, after_long_help = Exit::HELP, disable_help_subcommand = true)]
@@ -69,6 +74,10 @@ pub(crate) struct Global {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Daemon(daemon::DaemonArgs),
+    Run(run::RunArgs),
+    Sessions(sessions::SessionsArgs),
+    Agents(agents::AgentsArgs),
+    Reload(reload::ReloadArgs),
     #[command(subcommand)]
     Task(task::TaskCommand),
     #[command(subcommand)]
@@ -170,7 +179,7 @@ impl Command {
     pub(crate) fn is_heavy(&self) -> bool {
         matches!(
             self,
-            Self::Daemon(_) | Self::Worker(_) | Self::Task(task::TaskCommand::Run(_))
+            Self::Daemon(_) | Self::Run(_) | Self::Worker(_) | Self::Task(task::TaskCommand::Run(_))
         )
     }
 
@@ -180,6 +189,10 @@ impl Command {
     /// What the user is to be told.
     pub(crate) async fn run(self, context: &Context) -> Result<Exit, Failure> {
         match self {
+            Self::Run(args) => Box::pin(args.run(context)).await,
+            Self::Sessions(args) => Box::pin(args.run(context)).await,
+            Self::Agents(args) => args.run(context).await,
+            Self::Reload(args) => args.run(context).await,
             Self::Task(command) => command.run(context).await,
             Self::Node(command) => command.run(context).await,
             Self::Lock(command) => command.run(context).await,

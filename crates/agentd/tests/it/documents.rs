@@ -215,7 +215,7 @@ fn other_pages_name_methods_and_commands_that_there_are() {
             .split_ascii_whitespace()
             .take_while(|word| !["&", "|"].contains(word))
             .map(|word| match word.trim_matches('\'') {
-                "TASK" => "00000000-0000-4000-8000-000000000000",
+                "TASK" | "SESSION" => "00000000-0000-4000-8000-000000000000",
                 word => word,
             })
             .collect();
