@@ -12,8 +12,6 @@ pub enum Fault {
     Machine,
     /// The agent: of what it left, something is in the way.
     Agent,
-    /// Nobody but agentd.
-    Internal,
 }
 
 /// A step that did not work. Never holds a secret's value.

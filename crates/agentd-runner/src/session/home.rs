@@ -33,7 +33,9 @@ pub struct Home {
     pub warnings: Vec<String>,
 }
 
-/// Makes a home, or gives the one that is there to the agent's user of today. No session is in it.
+/// Makes a home, or gives the one that is there to the agent's user of today: when its workspace belongs to somebody
+/// else than before, or it moved from one runtime to another. What belongs to other users of the agent's own range
+/// stays theirs. A session may be in it already, as long as the agent's user is the same.
 ///
 /// # Errors
 /// When it cannot be made or given, or something else has its name.

@@ -53,6 +53,23 @@ pub(crate) fn checkouts(git: &Git, worktree: &Worktree) -> Result<Vec<Checkout>,
     Ok(checkouts)
 }
 
+/// False when there is no repository any more, or something that git makes nothing of: an agent may write there. Then
+/// nothing of a session's can be removed from it either.
+pub(crate) fn is_repository(git: &Git, worktree: &Worktree) -> Result<bool, StepError> {
+    let path = &worktree.repository;
+    if !path.exists() {
+        return Ok(false);
+    }
+    match git.ask(At::Repository(path), &words(["rev-parse", "--git-dir"])) {
+        Ok(answer) if answer.code == 0 => Ok(true),
+        Ok(_) | Err(StepError::Git { .. }) => {
+            tracing::warn!(path = %path.display(), branch = worktree.branch, "this is no repository any more");
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 fn commit(git: &Git, worktree: &Worktree, reference: &str) -> Result<Option<String>, StepError> {
     let name = format!("{reference}^{{commit}}");
     let at = At::Repository(&worktree.repository);
@@ -129,7 +146,7 @@ fn is_clean(git: &Git, view: &View, untracked: bool) -> Result<bool, StepError> 
 
 /// What a worktree has that is nowhere else.
 pub(crate) fn look(git: &Git, dir: &SessionDir, worktree: &Worktree) -> Result<WorktreeState, StepError> {
-    if !worktree.repository.exists() {
+    if !is_repository(git, worktree)? {
         // Its commits are gone with it. What is in the files is the last there is.
         return Ok(if worktree.path.exists() {
             WorktreeState::Uncommitted

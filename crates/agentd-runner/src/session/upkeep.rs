@@ -22,7 +22,7 @@ pub struct SessionFact {
 }
 
 /// A session's directory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DirFact {
     /// Its supervisor lives, or something else has its lock.
     pub locked: bool,
@@ -192,14 +192,23 @@ pub fn plan(now_wall_ms: i64, facts: &Facts, limits: &Limits) -> Vec<Removal> {
     removals
 }
 
-/// Looks at the directories. Call it before the sessions are read from the database: then a directory without a row
+/// Looks at the directories, but for those of sessions that are `live`: these count as locked, and nobody who is about
+/// to take their lock finds it taken for a moment. Call it before the sessions are read from the database: then a directory without a row
 /// is never one whose row came in between.
 ///
 /// # Errors
 /// When they cannot be listed.
-pub fn gather(worktrees: &Worktrees<'_>) -> Result<Facts, StepError> {
+pub fn gather(worktrees: &Worktrees<'_>, live: &BTreeSet<SessionId>) -> Result<Facts, StepError> {
     let mut facts = Facts::default();
     for id in worktrees.dirs.sessions()? {
+        if live.contains(&id) {
+            let dir = DirFact {
+                locked: true,
+                unclear: false,
+            };
+            facts.dirs.insert(id, dir);
+            continue;
+        }
         // What cannot be looked at is treated as what must not be lost.
         let locked = state::is_locked(&worktrees.dirs.session(id)).unwrap_or(true);
         let unclear = worktrees.recorded(id).is_err();

@@ -272,7 +272,7 @@ impl Worktrees<'_> {
 
     /// Removes what the repository knows of the worktree.
     fn remove_names(&self, git: &Git, worktree: &Worktree) -> Result<(), StepError> {
-        if !worktree.repository.exists() {
+        if !merge::is_repository(git, worktree)? {
             return Ok(());
         }
         let at = At::Repository(&worktree.repository);
@@ -290,7 +290,7 @@ impl Worktrees<'_> {
     }
 
     fn remove_branch(&self, git: &Git, worktree: &Worktree) -> Result<(), StepError> {
-        if !worktree.repository.exists() {
+        if !merge::is_repository(git, worktree)? {
             return Ok(());
         }
         let at = At::Repository(&worktree.repository);

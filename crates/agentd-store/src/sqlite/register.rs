@@ -6,7 +6,7 @@ use crate::{Reply, StoreError};
 use agentd_protocol::journal::action;
 use agentd_protocol::requests::{AddNodes, RegisterTask};
 use agentd_protocol::results::{NodeIds, RegisteredTask};
-use agentd_protocol::{Json, NodeId, NodeSpec, NodeStatus, TaskId, limits};
+use agentd_protocol::{Json, NodeId, NodeSpec, NodeStatus, TaskId, Work, limits};
 use rusqlite::{OptionalExtension, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -235,7 +235,7 @@ impl Tx<'_> {
         let mut all = Vec::with_capacity(specs.len());
         for spec in specs {
             let mut names = spec.capabilities.clone();
-            names.extend(spec.work.as_ref().map(|work| work.capability()));
+            names.extend(spec.work.as_ref().map(Work::capability));
             names.sort_unstable();
             names.dedup();
             if self.live.capability_sets.find(&names).is_none() {
