@@ -10,3 +10,4 @@ pub mod record;
 pub mod redact;
 pub mod spec;
 pub mod transcript;
+mod stub; pub use stub::*;

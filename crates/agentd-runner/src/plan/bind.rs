@@ -74,7 +74,7 @@ impl Plan {
             let key = |field: &str| format!("nodes.{}.{field}", node.name);
             let argv = match &node.action {
                 Action::Agent { agent, prompt } => {
-                    let render = |prompt| {
+                    let render = |prompt: &Located<String>| -> Result<String, PlanError> {
                         let text = renderer.render(source, &key("prompt"), prompt)?;
                         if text.len() > limits::PROMPT_BYTES_MAX {
                             let message = format!(

@@ -25,6 +25,9 @@ const LINKED_MAX: usize = 1_000_000;
 /// How often a tree is gone through again because something in it was skipped.
 const PASSES_MAX: u32 = 16;
 
+/// More entries than any tree of ours is meant to have; so many are removed in one go.
+pub const ENTRIES_MAX: u64 = 10_000_000;
+
 /// How many entries of trees may still be touched in this step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {

@@ -151,7 +151,6 @@ impl Settings {
     ///
     /// # Errors
     /// Why it cannot be used; also when there was one, and is none any more. What was read before stays then.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the daemon's reload"))]
     pub(crate) fn reload_config(&self) -> Result<Arc<Config>, SettingsError> {
         let found = self.config_source.find()?;
         match &self.config_path {
