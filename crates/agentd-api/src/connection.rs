@@ -480,6 +480,8 @@ async fn take_back(shared: &Shared, grants: Vec<Undelivered>) {
         let command = match grant {
             Undelivered::Node(params) => Command::ReleaseNode(params),
             Undelivered::Lock(params) => Command::ReleaseResourceLock(params),
+            // Nobody acquires sessions through the socket.
+            Undelivered::Session(..) => continue,
         };
         if let Err(error) = shared.store.submit(command).await {
             tracing::debug!(%error, "a grant that reached nobody ends with its lease");
