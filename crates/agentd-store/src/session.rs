@@ -69,7 +69,7 @@ pub enum SessionEvent {
         /// The kind of runtime.
         runtime: String,
     },
-    /// SETUP → QUEUED: nothing of it is left, and the agent never began.
+    /// SETUP or STARTING → QUEUED: nothing of it is left, and the agent never began, nor ever will.
     Requeue,
     /// SETUP → STARTING.
     Start,
@@ -80,7 +80,8 @@ pub enum SessionEvent {
         /// When the agent ended, in Unix milliseconds, when that is known.
         exited_wall_ms: Option<i64>,
     },
-    /// QUEUED or TEARDOWN → ENDED.
+    /// QUEUED or TEARDOWN → ENDED. A lease that it still holds is left as it is, and ends by itself: whoever ends
+    /// the session completes, fails or releases its node first.
     End(SessionOutcome),
     /// Its end was asked for; it is in the same phase still. The first reason stays.
     Stop {

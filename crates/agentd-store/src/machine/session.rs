@@ -3,12 +3,14 @@
 //! ```text
 //!   create ─▶ QUEUED ── set up ─▶ SETUP ── start ─▶ STARTING ── run ─▶ RUNNING
 //!               │  ▲                │ │                │                  │
-//!               │  └── requeue ─────┘ └── tear down ───┴── tear down ─────┤
+//!               │  └── requeue ─────┴─│────────────────┤                  │
+//!               │                     └── tear down ───┴── tear down ─────┤
 //!               │                                                         ▼
 //!               └────────────── end ────────────▶ ENDED ◀── end ── TEARDOWN
 //! ```
 //!
-//! There is no way back from STARTING: the agent may have begun, and is never begun again.
+//! From STARTING there is a way back only for whoever knows that no supervisor has begun the agent: an agent that may have
+//! begun is never begun again.
 
 use crate::session::SessionEvent;
 use agentd_protocol::SessionPhase;
@@ -31,9 +33,10 @@ pub fn decide_session(phase: SessionPhase, event: &SessionEvent) -> Result<Sessi
         (SessionEvent::SetUp { .. }, Setup | Starting | Running | Teardown | Ended) => {
             Err(WrongPhase("only a session that is QUEUED can be set up"))
         }
-        (SessionEvent::Requeue, Setup) => Ok(Queued),
-        (SessionEvent::Requeue, Queued | Starting | Running | Teardown | Ended) => Err(WrongPhase(
-            "only a session in SETUP can go back to the queue: in any later phase its agent may have begun",
+        // From STARTING by whoever knows that no supervisor began the agent, or will.
+        (SessionEvent::Requeue, Setup | Starting) => Ok(Queued),
+        (SessionEvent::Requeue, Queued | Running | Teardown | Ended) => Err(WrongPhase(
+            "only a session whose agent has not begun can go back to the queue",
         )),
         (SessionEvent::Start, Setup) => Ok(Starting),
         (SessionEvent::Start, Queued | Starting | Running | Teardown | Ended) => {
@@ -82,7 +85,7 @@ mod tests {
             (set_up, [Some(Setup), None, None, None, None, None]),
             (
                 SessionEvent::Requeue,
-                [None, Some(Queued), None, None, None, None],
+                [None, Some(Queued), Some(Queued), None, None, None],
             ),
             (
                 SessionEvent::Start,
