@@ -103,7 +103,8 @@ fn as_an_ordinary_user_directories_without_permissions_are_removed_too() {
     if is_root() {
         // Where it is now, that user may not be able to read it.
         let copy = place.path().join("copy");
-        fs::copy("/proc/self/exe", &copy).unwrap();
+        let exe = std::env::current_exe().unwrap();
+        assert!(Command::new("cp").arg(exe).arg(&copy).status().unwrap().success());
         fs::set_permissions(&copy, PermissionsExt::from_mode(0o755)).unwrap();
         let mut command = Command::new(&copy);
         command
@@ -176,6 +177,35 @@ fn a_link_in_the_place_of_a_tree_is_removed_and_not_followed() {
     assert_eq!(remove(&tree, &mut Budget::entries(10)).unwrap(), Progress::Done);
     assert!(tree.symlink_metadata().is_err());
     assert!(outside.join("kept").exists());
+}
+
+#[test]
+fn a_link_that_takes_a_directorys_place_meanwhile_leads_nobody_out() {
+    let place = tempfile::tempdir().unwrap();
+    let outside = place.path().join("outside");
+    fs::create_dir(&outside).unwrap();
+    for number in 0..50 {
+        fs::write(outside.join(number.to_string()), "").unwrap();
+    }
+    let (tree, link) = (place.path().join("tree"), place.path().join("link"));
+    symlink(&outside, &link).unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                // Changes places with whatever is there, if it is.
+                let _ = rfs::renameat_with(CWD, &link, CWD, tree.join("a/b"), rfs::RenameFlags::EXCHANGE);
+            }
+        });
+        for _ in 0..300 {
+            fs::create_dir_all(tree.join("a")).unwrap();
+            let _ = fs::create_dir_all(tree.join("a/b/c/d"));
+            // What is moved away meanwhile may be an error; what is outside stays in any case.
+            while !matches!(remove(&tree, &mut Budget::entries(1000)), Ok(Progress::Done)) {}
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    assert_eq!(fs::read_dir(&outside).unwrap().count(), 50);
 }
 
 #[test]
