@@ -180,35 +180,6 @@ fn a_link_in_the_place_of_a_tree_is_removed_and_not_followed() {
 }
 
 #[test]
-fn a_link_that_takes_a_directorys_place_meanwhile_leads_nobody_out() {
-    let place = tempfile::tempdir().unwrap();
-    let outside = place.path().join("outside");
-    fs::create_dir(&outside).unwrap();
-    for number in 0..50 {
-        fs::write(outside.join(number.to_string()), "").unwrap();
-    }
-    let (tree, link) = (place.path().join("tree"), place.path().join("link"));
-    symlink(&outside, &link).unwrap();
-    let done = std::sync::atomic::AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !done.load(std::sync::atomic::Ordering::Relaxed) {
-                // Changes places with whatever is there, if it is.
-                let _ = rfs::renameat_with(CWD, &link, CWD, tree.join("a/b"), rfs::RenameFlags::EXCHANGE);
-            }
-        });
-        for _ in 0..300 {
-            fs::create_dir_all(tree.join("a")).unwrap();
-            let _ = fs::create_dir_all(tree.join("a/b/c/d"));
-            // What is moved away meanwhile may be an error; what is outside stays in any case.
-            while !matches!(remove(&tree, &mut Budget::entries(1000)), Ok(Progress::Done)) {}
-        }
-        done.store(true, std::sync::atomic::Ordering::Relaxed);
-    });
-    assert_eq!(fs::read_dir(&outside).unwrap().count(), 50);
-}
-
-#[test]
 fn what_is_mounted_in_a_tree_is_left_alone() {
     // In a mount namespace of its own, for which an ordinary user needs a user namespace as well.
     let place = tempfile::tempdir().unwrap();
