@@ -24,6 +24,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+/// The first that merges without a checkout.
+const VERSION_MIN: (u32, u32) = (2, 38);
 /// Output of one command that is kept, in bytes; more ends it.
 const OUTPUT_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// What is kept of what it says about errors, in bytes.
@@ -88,6 +90,26 @@ impl Git {
         Self {
             user: (root && owner.0 != 0).then_some(owner),
             ..self.clone()
+        }
+    }
+
+    /// Says whether this git can do what worktrees need, for people who want to know before a session does.
+    ///
+    /// # Errors
+    /// When there is none, or it is too old.
+    pub fn check(&self) -> Result<(), StepError> {
+        let answer = self.run(At::Found(Path::new("/")), &words(["version"]))?;
+        let said = answer.line().to_string_lossy().into_owned();
+        let mut numbers = said
+            .trim_start_matches("git version ")
+            .split('.')
+            .map(str::parse::<u32>);
+        match (numbers.next(), numbers.next()) {
+            (Some(Ok(major)), Some(Ok(minor))) if (major, minor) >= VERSION_MIN => Ok(()),
+            _ => Err(StepError::machine(format!(
+                "worktrees need git {}.{} or later, and this is {said:?}; install a newer one",
+                VERSION_MIN.0, VERSION_MIN.1
+            ))),
         }
     }
 

@@ -566,3 +566,46 @@ pub fn usage(path: &Path, bytes_max: u64, budget: &mut Budget) -> Result<Usage, 
     }
     trouble.into_error("measure", path).map_or(Ok(measure.usage), Err)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    fn opened(path: &Path) -> OwnedFd {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rfs::openat(CWD, path, flags, Mode::empty()).unwrap()
+    }
+
+    /// A directory was listed, and is a link by the time that it is entered.
+    #[test]
+    fn a_link_in_a_directorys_place_is_not_entered() {
+        let place = tempfile::tempdir().unwrap();
+        fs::create_dir(place.path().join("outside")).unwrap();
+        symlink("outside", place.path().join("dir")).unwrap();
+        let above = opened(place.path());
+        let mount = Found::of(above.as_fd()).unwrap().mount;
+        let entered = enter(above.as_fd(), c"dir", mount, &mut Remover { removed: 0 }).unwrap();
+        assert!(matches!(entered, Entered::Other));
+    }
+
+    /// A directory is moved out of its tree while we are in it.
+    #[test]
+    fn the_way_up_leads_to_where_we_came_from_or_nowhere() {
+        let place = tempfile::tempdir().unwrap();
+        fs::create_dir_all(place.path().join("tree/in")).unwrap();
+        fs::create_dir(place.path().join("outside")).unwrap();
+        let above = opened(&place.path().join("tree"));
+        let level = Level {
+            dir: None,
+            id: Found::of(above.as_fd()).unwrap().id,
+            name: c"tree".into(),
+            offset: 0,
+        };
+        let below = opened(&place.path().join("tree/in"));
+        reopen(below.as_fd(), &level).unwrap();
+        fs::rename(place.path().join("tree/in"), place.path().join("outside/in")).unwrap();
+        assert!(reopen(below.as_fd(), &level).is_err());
+    }
+}

@@ -96,6 +96,17 @@ impl Scene {
         self.command(at, "/bin/sh", &["-c", script, "sh", name, text]);
     }
 
+    /// A program that a test runs. Not written by this process: a child that another test starts would have it open,
+    /// and what is open for writing cannot be run.
+    fn program(&self, path: &Path, script: &str) {
+        self.put(
+            Path::new("/"),
+            path.to_str().unwrap(),
+            &format!("#!/bin/sh\n{script}\n"),
+        );
+        fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
+    }
+
     fn commit(&self, at: &Path, message: &str) {
         self.at(at, &["add", "--all"]);
         self.at(at, &["commit", "--quiet", "--no-verify", "-m", message]);
@@ -600,12 +611,24 @@ fn what_cannot_have_worktrees_is_refused_with_the_reason() {
 }
 
 #[test]
+fn a_git_that_is_too_old_is_named() {
+    let scene = Scene::new();
+    scene.git.check().unwrap();
+    let program = scene.place.root.path().join("git");
+    for (version, fits) in [("2.37.9", false), ("2.38.0", true), ("3.0", true), ("x", false)] {
+        let mut other = scene.git.clone();
+        other.program = program.with_extension(version);
+        scene.program(&other.program, &format!("echo git version {version}"));
+        assert_eq!(other.check().is_ok(), fits, "{version}");
+    }
+}
+
+#[test]
 fn a_git_that_hangs_is_ended() {
     let scene = Scene::new();
     let mut slow = scene.git.clone();
     let program = scene.place.root.path().join("git");
-    fs::write(&program, "#!/bin/sh\nexec sleep 60\n").unwrap();
-    fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+    scene.program(&program, "exec sleep 60");
     slow.program = program;
     slow.timeout = Duration::from_millis(200);
     let id = session();

@@ -103,7 +103,8 @@ fn as_an_ordinary_user_directories_without_permissions_are_removed_too() {
     if is_root() {
         // Where it is now, that user may not be able to read it.
         let copy = place.path().join("copy");
-        fs::copy("/proc/self/exe", &copy).unwrap();
+        let exe = std::env::current_exe().unwrap();
+        assert!(Command::new("cp").arg(exe).arg(&copy).status().unwrap().success());
         fs::set_permissions(&copy, PermissionsExt::from_mode(0o755)).unwrap();
         let mut command = Command::new(&copy);
         command
