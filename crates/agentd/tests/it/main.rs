@@ -8,8 +8,11 @@ mod support;
 mod commands;
 mod daemon;
 mod documents;
+mod fakes;
 mod files;
 mod locks;
 mod programs;
 mod runs;
+// Needs a daemon that runs sessions.
+// mod sessions;
 mod survey;
