@@ -69,14 +69,14 @@ impl InitArgs {
             return Ok(Exit::Ok);
         }
         console.line(&path.display().to_string())?;
-        let option = if found_by_itself {
-            String::new()
+        let agentd = if found_by_itself {
+            "agentd".to_owned()
         } else {
-            format!("--config {} ", path.display())
+            format!("agentd --config {}", path.display())
         };
         console.status(&format!(
-            "next: `agentd {option}check` validates it, `agentd doctor` says what this machine can run, `agentd {option}` is the \
-             daemon; then edit the file"
+            "next: `{agentd} check` validates it, `agentd doctor` says what this machine can run; edit the file, and start the \
+             daemon with `{agentd}`"
         ));
         Ok(Exit::Ok)
     }
@@ -114,16 +114,16 @@ fn content(machine: Machine) -> String {
         "# Podman is not installed here: agents run as processes, without isolation (`agentd doctor` says how to get it)."
     };
     let oci_runtime = if machine.gvisor {
-        "# oci_runtime = \"runsc\"                # gVisor, which is installed here; with network \"none\" or \"host\""
+        "# oci_runtime = \"runsc\"                 # gVisor, which is installed here; with network \"none\" or \"host\""
     } else {
-        "# oci_runtime = \"runsc\"                # gVisor, when it is installed; with network \"none\" or \"host\""
+        "# # oci_runtime = \"runsc\"               # gVisor, when it is installed; with network \"none\" or \"host\""
     };
     let isolation = if machine.podman {
         [
             "# runtime = \"podman\"",
-            "# image = \"localhost/agent:1\"          # an image that this machine has: `podman images`",
+            "# image = \"localhost/agent:1\"           # an image that this machine has: `podman images`",
             oci_runtime,
-            "# network = \"none\"                     # none | host | bridge | a network's name",
+            "# network = \"none\"                      # none | host | bridge | a network's name",
             "# memory = \"2GiB\"",
             "# pids = 512",
             "# cpus = 2.0",
@@ -131,9 +131,9 @@ fn content(machine: Machine) -> String {
         .join("\n")
     } else {
         [
-            "# runtime = \"process\"                  # with Podman: \"podman\", and then",
+            "# runtime = \"process\"                   # with Podman: \"podman\", and then",
             "# # image = \"localhost/agent:1\"",
-            "# # network = \"none\"                   # none | host | bridge | a network's name",
+            "# # network = \"none\"                    # none | host | bridge | a network's name",
             "# # memory = \"2GiB\"",
         ]
         .join("\n")
