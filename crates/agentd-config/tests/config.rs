@@ -495,11 +495,11 @@ fn what_is_wrong_is_told_where_it_stands() {
         // what it is told
         (
             agent("[agents.env]\nHOME = '/x'"),
-            "6:1: agents.a.env: HOME is set by agentd itself (as are AGENT_NAME, HOME, CREDENTIALS_DIRECTORY and what begins with AGENTD_ or XDG_)",
+            "6:1: agents.a.env: HOME is set by agentd itself (as are AGENT_NAME, HOME, USER, LOGNAME, CREDENTIALS_DIRECTORY and what begins with AGENTD_ or XDG_)",
         ),
         (
             agent("[agents.env]\nXDG_RUNTIME_DIR = '/x'"),
-            "6:1: agents.a.env: XDG_RUNTIME_DIR is set by agentd itself (as are AGENT_NAME, HOME, CREDENTIALS_DIRECTORY and what begins with AGENTD_ or XDG_)",
+            "6:1: agents.a.env: XDG_RUNTIME_DIR is set by agentd itself (as are AGENT_NAME, HOME, USER, LOGNAME, CREDENTIALS_DIRECTORY and what begins with AGENTD_ or XDG_)",
         ),
         (
             agent("[agents.env]\n\"1A\" = 'x'"),
@@ -527,7 +527,7 @@ fn what_is_wrong_is_told_where_it_stands() {
         ),
         (
             agent("credentials = [{ name = 'A', env = 'AGENTD_X' }]"),
-            "5:36: agents.a.credentials: AGENTD_X is set by agentd itself (as are AGENT_NAME, HOME, CREDENTIALS_DIRECTORY and what begins with AGENTD_ or XDG_)",
+            "5:36: agents.a.credentials: AGENTD_X is set by agentd itself (as are AGENT_NAME, HOME, USER, LOGNAME, CREDENTIALS_DIRECTORY and what begins with AGENTD_ or XDG_)",
         ),
         (
             agent("credentials = [{ name = 'A', env = 'K' }]\n[agents.env]\nK = 'x'"),

@@ -43,7 +43,6 @@ pub const LOCKS_MAX: u64 = 100_000;
 pub const OPEN_SESSIONS_MAX: u64 = 10_000;
 /// What the prompts and the triggers of all sessions that are not over may take together, in bytes: they are read
 /// as a whole when the daemon starts.
-pub const OPEN_SESSIONS_BYTES_MAX: u64 = 128 * 1024 * 1024;
 pub const OPEN_SESSIONS_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Homes of agents that are ever numbered in one database.
 pub const HOMES_MAX: u32 = 65_536;

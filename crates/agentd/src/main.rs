@@ -47,6 +47,12 @@ fn main() -> ExitCode {
     let outcome = match cli.command {
         Some(Command::Supervise) => return agentd_runner::exec::supervise_main(),
         Some(Command::Guard(args)) => return guard::guard_main(args.fd, &args.command),
+        // These say what is wrong with the settings, and do not need them to be right.
+        Some(Command::Init(args)) => args.run(&cli.global, &environment, &console),
+        Some(Command::Check(args)) => args.run(&cli.global, &environment, &console),
+        Some(Command::Doctor(args)) => {
+            one_thread().and_then(|runtime| runtime.block_on(args.run(&cli.global, &environment, &console)))
+        }
         Some(Command::Completions(args)) => args.run(),
         Some(Command::Man(args)) => args.run(),
         None => run_daemon(

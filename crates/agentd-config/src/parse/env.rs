@@ -15,7 +15,7 @@ const CREDENTIALS_MAX: usize = 64;
 const CREDENTIAL_NAME_BYTES_MAX: usize = 128;
 const CREDENTIAL_KEYS: [&str; 2] = ["name", "env"];
 /// What agentd itself sets; and all that begins with one of [`RESERVED_PREFIXES`].
-const RESERVED: [&str; 3] = ["AGENT_NAME", "HOME", "CREDENTIALS_DIRECTORY"];
+const RESERVED: [&str; 5] = ["AGENT_NAME", "HOME", "USER", "LOGNAME", "CREDENTIALS_DIRECTORY"];
 const RESERVED_PREFIXES: [&str; 2] = ["AGENTD_", "XDG_"];
 
 /// Variables and credentials, each variable from one source.
@@ -153,7 +153,7 @@ fn variable_name(name: &str) -> Result<(), String> {
             quoted(name)
         ));
     }
-    if RESERVED.contains(&name) || RESERVED_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) {
+    if is_reserved(name) {
         return Err(format!(
             "{name} is set by agentd itself (as are {} and what begins with {})",
             RESERVED.join(", "),
@@ -161,6 +161,15 @@ fn variable_name(name: &str) -> Result<(), String> {
         ));
     }
     Ok(())
+}
+
+/// True for variables that agentd sets itself, so that no declaration can.
+#[must_use]
+pub fn is_reserved(variable: &str) -> bool {
+    RESERVED.contains(&variable)
+        || RESERVED_PREFIXES
+            .iter()
+            .any(|prefix| variable.starts_with(prefix))
 }
 
 /// It is a file's name in the secret store and in `/run/secrets`.

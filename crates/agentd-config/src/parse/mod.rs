@@ -10,6 +10,9 @@ mod names;
 mod runtime;
 mod template;
 
+pub use env::is_reserved;
+pub use template::check as check_template;
+
 use crate::file::{self, FileError};
 use crate::model::Config;
 use crate::path::resolve;

@@ -6,7 +6,11 @@ use std::sync::LazyLock;
 /// Building one costs more than checking a prompt, and a file may have thousands.
 static TEMPLATES: LazyLock<Environment<'static>> = LazyLock::new(Environment::new);
 
-pub(super) fn check(text: &str) -> Result<(), String> {
+/// Says what keeps a text from being a template.
+///
+/// # Errors
+/// What is wrong, and in which of its lines.
+pub fn check(text: &str) -> Result<(), String> {
     if !["{{", "{%", "{#"].iter().any(|mark| text.contains(mark)) {
         return Ok(());
     }

@@ -1,10 +1,13 @@
 //! The command line. One file per command; the doc comments of the arguments are their help.
 
 mod agents;
+pub(crate) mod check;
 pub(crate) mod daemon;
 mod db;
+pub(crate) mod doctor;
 mod generate;
 mod info;
+pub(crate) mod init;
 mod journal;
 mod lock;
 mod lock_run;
@@ -88,6 +91,9 @@ pub(crate) enum Command {
     Journal(journal::JournalArgs),
     #[command(subcommand)]
     Db(db::DbCommand),
+    Init(init::InitArgs),
+    Check(check::CheckArgs),
+    Doctor(doctor::DoctorArgs),
     Health(info::HealthArgs),
     Metrics(info::MetricsArgs),
     Describe(info::DescribeArgs),
@@ -204,9 +210,14 @@ impl Command {
             Self::Describe(args) => args.run(context).await,
             Self::Whoami(args) => args.run(context).await,
             Self::Call(args) => args.run(context).await,
-            Self::Daemon(_) | Self::Completions(_) | Self::Man(_) | Self::Supervise | Self::Guard(_) => {
-                Err(Failure::internal("this command is run by main"))
-            }
+            Self::Daemon(_)
+            | Self::Init(_)
+            | Self::Check(_)
+            | Self::Doctor(_)
+            | Self::Completions(_)
+            | Self::Man(_)
+            | Self::Supervise
+            | Self::Guard(_) => Err(Failure::internal("this command is run by main")),
         }
     }
 }

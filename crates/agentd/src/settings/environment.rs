@@ -62,6 +62,22 @@ impl Environment {
             .filter(|value| !value.is_empty())
     }
 
+    /// Where a program is that can be run: in `PATH`, or in the directories of administrators' programs, which the `PATH` of
+    /// ordinary users often lacks.
+    pub(crate) fn program(&self, name: &str) -> Option<PathBuf> {
+        let runs = |path: &PathBuf| {
+            path.is_file() && nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).is_ok()
+        };
+        if name.contains('/') {
+            return Some(PathBuf::from(name)).filter(runs);
+        }
+        let path = self.get("PATH").unwrap_or(OsStr::new("/usr/bin:/bin"));
+        std::env::split_paths(path)
+            .chain(["/usr/sbin".into(), "/sbin".into()])
+            .map(|dir| dir.join(name))
+            .find(runs)
+    }
+
     /// `~` and `~/…` become the user's home directory; everything else stays.
     ///
     /// # Errors

@@ -6,6 +6,7 @@
 mod support;
 
 mod commands;
+mod config;
 mod daemon;
 mod documents;
 mod fakes;
