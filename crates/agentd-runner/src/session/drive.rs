@@ -489,10 +489,10 @@ impl Driver {
         self.inner.point(&format!("{phase}.{step}"));
     }
 
-    fn note(&self, phase: &str, step: &str, took_ms: Option<u64>, error: Option<&str>) {
+    fn note(&self, phase: &str, step: &str, duration_ms: Option<u64>, error: Option<&str>) {
         let mut payload = serde_json::json!({ "phase": phase, "step": step });
-        if let Some(took_ms) = took_ms {
-            payload["took_ms"] = took_ms.into();
+        if let Some(duration_ms) = duration_ms {
+            payload["duration_ms"] = duration_ms.into();
         }
         if let Some(error) = error {
             payload["error"] = error.into();
