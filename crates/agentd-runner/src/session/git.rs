@@ -6,7 +6,7 @@
 //! - No git of ours has more rights than the repository's owner: root becomes that user first.
 //! - With the repository's own configuration only such commands are run as read or change names (`rev-parse`,
 //!   `update-ref`, `worktree add --no-checkout`), which run nothing but hooks, and hooks are off.
-//! - Whatever looks at files or contents (`read-tree`, `status`, `merge-tree`) is given a [`View`]: a git directory of
+//! - Whatever looks at files or contents (`read-tree`, `status`, `merge-tree`) is given a `View`: a git directory of
 //!   our own with a configuration of our own, in which there is nothing but the objects of the repository. Filters,
 //!   merge drivers and monitors are named in a configuration, so here there are none.
 //! - There is no transport and no prompt, and time and output are bounded.

@@ -15,6 +15,7 @@
 
 use super::error::StepError;
 use super::tree::{self, Budget, Found, Progress};
+use super::worktree::RECORD_FILE;
 use crate::runtime::engine::Users;
 use agentd_protocol::SessionId;
 use agentd_supervisor::dir::SessionDir;
@@ -130,15 +131,10 @@ impl StateDirs {
     /// Makes a session's directory. Whatever an earlier set-up left there is removed first.
     ///
     /// # Errors
-    /// When it cannot be made, or its supervisor lives.
+    /// When it cannot be made, or its supervisor lives, or there is a worktree that was not taken down.
     pub fn make_session(&self, id: SessionId) -> Result<SessionDir, StepError> {
         let dir = self.session(id);
-        if is_locked(&dir)? {
-            let path = dir.root().display();
-            return Err(StepError::machine(format!(
-                "{path} belongs to a session that runs"
-            )));
-        }
+        check_free(&dir)?;
         remove_all(dir.root())?;
         make(dir.root(), shared_mode(self.uid), None)?;
         Ok(dir)
@@ -162,15 +158,10 @@ impl StateDirs {
     /// Removes a session's directory with all that is in it.
     ///
     /// # Errors
-    /// When its supervisor lives, or something in it cannot be removed.
+    /// When its supervisor lives, or there is a worktree that was not taken down, or something cannot be removed.
     pub fn remove_session(&self, id: SessionId, budget: &mut Budget) -> Result<Progress, StepError> {
         let dir = self.session(id);
-        if is_locked(&dir)? {
-            let path = dir.root().display();
-            return Err(StepError::machine(format!(
-                "{path} belongs to a session that runs"
-            )));
-        }
+        check_free(&dir)?;
         tree::remove(dir.root(), budget)
     }
 
@@ -488,6 +479,23 @@ fn in_memory(path: &Path) -> bool {
         reason = "see above"
     )]
     rfs::statfs(path).is_ok_and(|stat| matches!(stat.f_type as u32, TMPFS | RAMFS))
+}
+
+/// Refuses a session's directory in which something is that is not to be removed with it.
+fn check_free(dir: &SessionDir) -> Result<(), StepError> {
+    let shown = dir.root().display();
+    if is_locked(dir)? {
+        return Err(StepError::machine(format!(
+            "{shown} belongs to a session that runs"
+        )));
+    }
+    // Its branch and its place in the repository would be left without anybody who knows of them.
+    if dir.root().join(RECORD_FILE).symlink_metadata().is_ok() {
+        return Err(StepError::machine(format!(
+            "the worktree in {shown} has to be taken down first"
+        )));
+    }
+    Ok(())
 }
 
 /// True while a supervisor holds a session's lock.

@@ -22,7 +22,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-const RECORD_FILE: &str = "worktree.json";
+/// Its record, in the session's directory.
+pub(crate) const RECORD_FILE: &str = "worktree.json";
 const RECORD_BYTES_MAX: u64 = 64 * 1024;
 /// How often making one is tried: another program may be changing the same repository.
 const TRIES: u32 = 3;

@@ -171,6 +171,7 @@ fn a_worktree_is_made_from_what_is_checked_out_and_dropped_without_a_trace() {
     assert_eq!(worktree.also(), [scene.repository.join(".git")]);
     assert_eq!(scene.worktrees().recorded(id).unwrap(), Some(worktree.clone()));
     scene.put(&worktree.path, "untracked", "x");
+    scene.place.dirs.make_session(id).unwrap_err();
     assert_eq!(scene.finish(id, Drop).outcome, WorkspaceOutcome::Dropped);
     assert!(!worktree.path.exists());
     scene.assert_clean();
