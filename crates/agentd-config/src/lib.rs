@@ -1,6 +1,6 @@
 //! What agentd is told to do: agents and settings.
 //!
-//! [`model`] says what can be declared, whatever it was written in; [`parse`] reads `agentd.toml`. The strict reader below
+//! [`model`] says what can be declared, whatever it was written in; [`mod@parse`] reads `agentd.toml`. The strict reader below
 //! it, [`reader`], serves other files as well: plans.
 
 pub mod duration;

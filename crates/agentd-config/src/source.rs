@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 /// Longer names have no near ones: nobody misspells them, and comparing costs the product of the lengths.
 const COMPARED_BYTES_MAX: usize = 64;
+/// What is kept of a wrong key, in characters.
+const KEY_CHARS_MAX: usize = 512;
 /// What is quoted of a wrong value, in characters.
 const QUOTED_CHARS_MAX: usize = 80;
 
@@ -45,7 +47,7 @@ impl Source<'_> {
             path: self.path.to_owned(),
             line: before.bytes().filter(|&byte| byte == b'\n').count() + 1,
             column: before[line_start..].chars().count() + 1,
-            key: key.to_owned(),
+            key: key.chars().take(KEY_CHARS_MAX).collect(),
             message: message.into(),
         }
     }

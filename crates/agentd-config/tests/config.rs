@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
-use agentd_config::parse::{AGENTS_MAX, CONFIG_BYTES_MAX, MISTAKES_MAX};
+use agentd_config::parse::{AGENT_KEYS, AGENTS_MAX, CONFIG_BYTES_MAX, DAEMON_KEYS, MISTAKES_MAX};
 use agentd_config::{
     Agent, Config, ConfigError, Credential, Network, Place, RuntimeKind, WorkspaceMode, WorktreePolicy,
 };
@@ -607,6 +607,31 @@ fn there_is_a_bound_to_what_is_told() {
         let message =
             parse(&agent(&format!("{key} = [{values}]")).replace("command = [\"x\"]\ncommand", "command"));
         assert!(message.unwrap_err().contains("at most"), "{key}");
+    }
+}
+
+#[test]
+fn the_page_has_every_key_and_its_example_is_right() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/configuration.md");
+    let page = std::fs::read_to_string(path).unwrap();
+    let keys = |heading: &str| -> Vec<String> {
+        let (_, section) = page.split_once(&format!("\n## `{heading}`\n")).unwrap();
+        let section = section.split("\n## ").next().unwrap();
+        let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));
+        rows.map(|row| row.split('`').next().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(keys("[daemon]"), DAEMON_KEYS);
+    assert_eq!(keys("[[agents]]"), AGENT_KEYS);
+    let (_, example) = page.split_once("```toml\n").unwrap();
+    let config = parse(example.split("```").next().unwrap()).unwrap();
+    assert_eq!(config.agents.len(), 1);
+    // The messages that it shows are what is said.
+    for message in page.lines().filter(|line| line.starts_with("agentd.toml:")) {
+        let about = message.split(": ").skip(1).collect::<Vec<_>>().join(": ");
+        let text = agent("tiemout = '2h'\nnetwork = 'bridge'\noci_runtime = 'runsc'")
+            .replace("\"a\"", "\"reviewer\"");
+        assert!(parse(&text).unwrap_err().contains(&about), "{about}");
     }
 }
 

@@ -10,7 +10,8 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
-const KEYS: [&str; 27] = [
+/// All keys of an agent.
+pub const KEYS: [&str; 27] = [
     "name",
     "runtime",
     "image",

@@ -6,7 +6,8 @@ use crate::reader::{Located, Section};
 use agentd_protocol::limits;
 use std::time::Duration;
 
-const KEYS: [&str; 18] = [
+/// All keys of the daemon's settings.
+pub const KEYS: [&str; 18] = [
     "secret_dir",
     "database_url",
     "socket",

@@ -10,6 +10,8 @@ mod names;
 mod runtime;
 mod template;
 
+pub use agent::KEYS as AGENT_KEYS;
+pub use daemon::KEYS as DAEMON_KEYS;
 pub use env::is_reserved;
 pub use template::check as check_template;
 

@@ -433,7 +433,20 @@ fn check_looks_at_credentials_and_shows_none() {
 
 #[test]
 fn doctor_says_what_there_is_and_what_mends_it() {
-    let env = TestEnvironment::new();
+    let mut env = TestEnvironment::new();
+    // Podman makes its storage where it is told to, and mounts nothing.
+    let [root, runroot] = ["p/root", "p/run"].map(|name| env.path(name));
+    let podman = [
+        "podman",
+        "--root",
+        root.to_str().unwrap(),
+        "--runroot",
+        runroot.to_str().unwrap(),
+        "--storage-driver",
+        "vfs",
+    ];
+    let config = env.write("elsewhere.toml", &format!("[daemon]\npodman = {podman:?}\n"));
+    env.set("AGENTD_CONFIG", &config);
     let report = env.json(&["doctor"]);
     assert_eq!(report["can_run"]["process"], true);
     let findings = report["findings"].as_array().unwrap();

@@ -304,15 +304,15 @@ impl Doctor<'_> {
         match self.info().map(|info| info.storage.as_str()) {
             Some("vfs") => {
                 let detail = "Podman copies whole images for each container (vfs): sessions begin slowly and need much disk";
-                let finding = self.so_so(what, detail);
-                if self.tool("fuse-overlayfs").is_none() {
-                    finding.by(format!(
-                        "{} && podman system reset",
-                        self.install("fuse-overlayfs")
-                    ))
-                } else {
-                    finding.by("podman system reset".into())
+                if self.tool("fuse-overlayfs").is_some() {
+                    let detail =
+                        format!("{detail}; fuse-overlayfs is there, so that /dev/fuse may be missing");
+                    return self.so_so(what, detail);
                 }
+                let mend = self.install("fuse-overlayfs");
+                self.so_so(what, detail).by(format!(
+                    "{mend}, then `podman system reset`, which removes all images and containers of this user"
+                ))
             }
             Some(storage) if !storage.is_empty() => self.ok(what, storage),
             Some(_) | None => self.so_so(what, "unknown: it is Podman that says it"),
