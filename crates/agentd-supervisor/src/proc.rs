@@ -112,10 +112,18 @@ impl Process {
     }
 }
 
+/// Whose a process is: its effective user, and root for one that nobody may look into.
+#[must_use]
+pub fn owner(pid: i32) -> Option<u32> {
+    fs::metadata(format!("/proc/{pid}"))
+        .ok()
+        .map(|metadata| metadata.uid())
+}
+
 /// The environment of a process of this user, as `NAME=value` entries.
 #[must_use]
 pub fn environment(pid: i32, uid: u32) -> Option<Vec<Vec<u8>>> {
-    if fs::metadata(format!("/proc/{pid}")).ok()?.uid() != uid {
+    if owner(pid)? != uid {
         return None;
     }
     let mut bytes = Vec::new();
