@@ -27,7 +27,9 @@ const WORKER_THREADS_MAX: usize = 4;
 fn main() -> ExitCode {
     // A session's supervisor lives as long as the session, and there are many: it touches nothing of the rest.
     let mut args = std::env::args_os().skip(1);
-    if args.next().is_some_and(|first| first == daemon::sessions::SUPERVISOR_COMMAND)
+    if args
+        .next()
+        .is_some_and(|first| first == daemon::sessions::SUPERVISOR_COMMAND)
         && let Some(dir) = args.next()
     {
         return agentd_supervisor::supervisor_main(dir.as_ref());

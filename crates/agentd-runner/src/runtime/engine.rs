@@ -33,6 +33,10 @@ pub trait Engine: fmt::Debug + Send + Sync + 'static {
     /// How the agent sees its environment.
     fn inside(&self, order: &Environment) -> Inside;
 
+    /// Makes what must be there before the supervisor begins: mounts. What of it was made, also by a call that
+    /// failed, goes with [`Engine::clear`].
+    fn prepare<'a>(&'a self, environment: &'a Environment) -> BoxFuture<'a, Result<(), EngineError>>;
+
     /// Turns a complete environment into something that a supervisor can start. Looks at nothing outside.
     ///
     /// # Errors
@@ -82,6 +86,10 @@ pub struct Users {
     pub inside_gid: u32,
     /// The first user id of the home's own range on the host; absent when agentd is not root.
     pub range_start: Option<u32>,
+    /// The user and group that the workspace belongs to on disk, when that is not the agent's own on the host: what
+    /// is theirs appears as the agent's to the agent, and what the agent makes there is theirs. A worktree and its
+    /// repository have to belong to them as well.
+    pub shown_as_agent: Option<(u32, u32)>,
 }
 
 /// A session's environment on the host, complete.

@@ -4,6 +4,10 @@
 //! nothing else is offered for its sessions anywhere.
 
 pub mod engine;
+mod mapped;
+pub mod podman;
+pub mod process;
+pub mod users;
 
 use agentd_config::RuntimeKind;
 use engine::Engine;

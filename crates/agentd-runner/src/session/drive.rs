@@ -16,13 +16,13 @@ use super::outcome::{self, Evidence};
 use super::setup::{self, SetUpFailed};
 use super::slots::Place;
 use super::{blocking, teardown};
+use agentd_config::Agent;
 use agentd_protocol::journal::action;
 use agentd_protocol::requests::{CompleteNode, FailNode, HeartbeatNode, ReleaseNode};
 use agentd_protocol::results::AcquiredNode;
 use agentd_protocol::{Json, OutcomeReason, SessionId, SessionInfo, SessionOutcome, SessionPhase};
 use agentd_store::session::{ChangeSession, SessionEvent, SessionLease, SessionNote};
 use agentd_store::{Command, Reply, StoreError};
-use agentd_config::Agent;
 use agentd_supervisor::control::Control;
 use agentd_supervisor::dir::SessionDir;
 use agentd_supervisor::record::{Exited, Record, What};
@@ -162,7 +162,9 @@ impl Driver {
             node,
             dir: self.dir.clone(),
         };
-        let built = setup::run(&self.inner, order, |step, begun| self.note_step("setup", step, begun, None));
+        let built = setup::run(&self.inner, order, |step, begun| {
+            self.note_step("setup", step, begun, None)
+        });
         let limit = self.inner.options.setup_timeout;
         let ready = match tokio::time::timeout(limit, built).await {
             Ok(Ok(ready)) => ready,
@@ -171,7 +173,12 @@ impl Driver {
                 self.note_step("setup", step, begun, Some(&message));
                 return Ok(refused(format!("{step}: {message}")));
             }
-            Err(_) => return Ok(refused(format!("set-up took longer than {} seconds", limit.as_secs()))),
+            Err(_) => {
+                return Ok(refused(format!(
+                    "set-up took longer than {} seconds",
+                    limit.as_secs()
+                )));
+            }
         };
         for warning in &ready.warnings {
             self.warn(warning);
@@ -268,7 +275,10 @@ impl Driver {
 
     async fn ask_for_end(&self, wanted: &StopRequest) {
         let declared = || self.inner.agent(&self.info.agent).map(|agent| agent.grace_period);
-        let grace = wanted.grace.or_else(declared).unwrap_or(Agent::GRACE_PERIOD_DEFAULT);
+        let grace = wanted
+            .grace
+            .or_else(declared)
+            .unwrap_or(Agent::GRACE_PERIOD_DEFAULT);
         let asked = async { Control::connect(&self.dir).await?.stop(grace).await };
         if let Err(error) = asked.await {
             tracing::warn!(session = %self.info.id, %error, "its supervisor could not be asked for its end");
@@ -327,7 +337,8 @@ impl Driver {
             return self.end_queued(OutcomeReason::SetupFailed, why).await;
         }
         if self.info.phase != SessionPhase::Teardown {
-            self.change(SessionEvent::TearDown { exited_wall_ms: None }).await?;
+            self.change(SessionEvent::TearDown { exited_wall_ms: None })
+                .await?;
             self.inner.point("teardown");
         }
         let stop_requested = match &self.info.stop_requested {
@@ -350,7 +361,8 @@ impl Driver {
         self.note_step("teardown", "environment", begun, None);
         let mut outcome = outcome::decide(&evidence);
         if outcome.result.is_none() && outcome.reason == OutcomeReason::Completed {
-            outcome.result = Some(teardown::stand_in(&self.dir, self.info.id, &outcome, self.output_bytes).await);
+            outcome.result =
+                Some(teardown::stand_in(&self.dir, self.info.id, &outcome, self.output_bytes).await);
         }
         self.end_node(&outcome).await?;
         self.inner.point("node");
@@ -423,9 +435,11 @@ impl Driver {
                 Ok(_) | Err(_) => self.heart = None,
             }
         }
-        let why = "the node was given back before the agent began: agentd ended, or there was no place for it";
+        let why =
+            "the node was given back before the agent began: agentd ended, or there was no place for it";
         if self.info.phase != SessionPhase::Queued {
-            self.change(SessionEvent::TearDown { exited_wall_ms: None }).await?;
+            self.change(SessionEvent::TearDown { exited_wall_ms: None })
+                .await?;
         }
         self.end_queued(OutcomeReason::Cancelled, Some(why.into())).await
     }

@@ -2,8 +2,8 @@
 //! again after a restart.
 
 use super::drive::{Driver, Entry, StopRequest};
-use super::recovery::{self, Resume};
 use super::git::Git;
+use super::recovery::{self, Resume};
 use super::slots::{Place, Slots};
 use super::state::StateDirs;
 use super::tree::Budget;
@@ -17,7 +17,7 @@ use agentd_protocol::results::{AgentList, QueuedSession, Reloaded};
 use agentd_protocol::{AgentInfo, SessionId, SessionInfo, SessionPhase, Trigger, TriggerKind};
 use agentd_store::session::{ChangeSession, NewSession, OpenSession, SessionEvent, SessionLease};
 use agentd_store::{Clock, Command, Query, Store, StoreError, ask, execute};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -119,7 +119,11 @@ impl Inner {
     }
 
     pub(super) fn agent(&self, name: &str) -> Option<Agent> {
-        self.config().agents.iter().find(|agent| agent.name == name).cloned()
+        self.config()
+            .agents
+            .iter()
+            .find(|agent| agent.name == name)
+            .cloned()
     }
 
     pub(super) fn store(&self) -> &dyn Store {
@@ -175,7 +179,10 @@ impl Inner {
         let inner = Arc::clone(self);
         let stop = self.listen(session);
         self.tasks.spawn(async move {
-            let found = ask::<Box<SessionInfo>>(inner.store(), Query::GetSession(SessionRef { session_id: session }));
+            let found = ask::<Box<SessionInfo>>(
+                inner.store(),
+                Query::GetSession(SessionRef { session_id: session }),
+            );
             match found.await {
                 Ok(info) => inner.drive(*info, None, place, stop, entry).await,
                 Err(error) => {
@@ -237,6 +244,11 @@ impl Inner {
     /// True while a driver sees to it.
     pub(super) fn is_live(&self, session: SessionId) -> bool {
         locked(&self.live).contains_key(&session)
+    }
+
+    /// All of those.
+    pub(super) fn live(&self) -> BTreeSet<SessionId> {
+        locked(&self.live).keys().copied().collect()
     }
 
     /// Asks a driver to end its session.
@@ -310,7 +322,9 @@ impl Sessions {
         });
         match (resume, lease) {
             // A node's context is not kept; the node is given back and comes again, at once, with the same attempt.
-            (Resume::Queue | Resume::Rebuild, Some(lease)) => self.inner.begin(info, Some(lease), None, Entry::GiveBack),
+            (Resume::Queue | Resume::Rebuild, Some(lease)) => {
+                self.inner.begin(info, Some(lease), None, Entry::GiveBack)
+            }
             (Resume::Queue, None) => self.inner.requeue(&info),
             (Resume::Rebuild, None) => self.inner.begin(info, None, None, Entry::Rebuild),
             (resume, lease) => {
@@ -421,9 +435,15 @@ impl Sessions {
     /// No such session; it has ended; its runtime cannot be stopped.
     pub async fn stop_session(&self, request: StopSession) -> Result<(), SessionError> {
         let session_id = request.session_id;
-        let info: Box<SessionInfo> = ask(self.inner.store(), Query::GetSession(SessionRef { session_id })).await?;
+        let info: Box<SessionInfo> =
+            ask(self.inner.store(), Query::GetSession(SessionRef { session_id })).await?;
         if let Some(kind) = &info.runtime {
-            let capabilities = self.inner.options.runtimes.named(kind).map(|runtime| runtime.capabilities());
+            let capabilities = self
+                .inner
+                .options
+                .runtimes
+                .named(kind)
+                .map(|runtime| runtime.capabilities());
             if !capabilities.is_some_and(|capabilities| capabilities.stop) {
                 return Err(SessionError::unsupported(&info.agent, kind, "stop"));
             }
@@ -431,12 +451,15 @@ impl Sessions {
         let reason = request.reason.unwrap_or_else(|| "somebody asked for it".into());
         let change = ChangeSession {
             session_id,
-            event: Some(SessionEvent::Stop { reason: reason.clone() }),
+            event: Some(SessionEvent::Stop {
+                reason: reason.clone(),
+            }),
             notes: Vec::new(),
         };
         let info: Box<SessionInfo> = execute(self.inner.store(), Command::ChangeSession(change)).await?;
         let grace = request.grace_secs.map(Duration::from_secs);
-        let unqueued = info.phase == SessionPhase::Queued && locked(&self.inner.slots).unqueue(&info.agent, session_id);
+        let unqueued =
+            info.phase == SessionPhase::Queued && locked(&self.inner.slots).unqueue(&info.agent, session_id);
         if unqueued {
             self.inner.begin(*info, None, None, Entry::Cancelled);
         } else {
@@ -452,7 +475,8 @@ impl Sessions {
     pub async fn remove(&self, session: SessionRef) -> Result<(), SessionError> {
         // The row goes first, for it says whether this may be done. What then is on disk without one is found later,
         // whatever happens here.
-        let _: agentd_protocol::results::Ok = execute(self.inner.store(), Command::RemoveSession(session)).await?;
+        let _: agentd_protocol::results::Ok =
+            execute(self.inner.store(), Command::RemoveSession(session)).await?;
         let inner = Arc::clone(&self.inner);
         super::blocking(move || {
             let worktrees = inner.worktrees();

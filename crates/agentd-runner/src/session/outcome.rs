@@ -68,7 +68,9 @@ fn reason(evidence: &Evidence) -> (OutcomeReason, Option<String>) {
     if let Some(signal) = exited.signal {
         return (
             OutcomeReason::Crashed,
-            Some(format!("ended by signal {signal}, which did not come from agentd")),
+            Some(format!(
+                "ended by signal {signal}, which did not come from agentd"
+            )),
         );
     }
     match &evidence.result {

@@ -85,7 +85,11 @@ mod tests {
             ..Exited::default()
         };
         let over = gone(&[INTENT, What::Exited(exited.clone())]);
-        for phase in [SessionPhase::Starting, SessionPhase::Running, SessionPhase::Teardown] {
+        for phase in [
+            SessionPhase::Starting,
+            SessionPhase::Running,
+            SessionPhase::Teardown,
+        ] {
             assert_eq!(decide(phase, &over), Resume::Finish(exited.clone()));
             assert!(matches!(decide(phase, &gone(&[INTENT])), Resume::Lost(_)));
         }

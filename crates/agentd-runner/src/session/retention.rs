@@ -66,7 +66,7 @@ async fn containers(inner: &Arc<Inner>) {
 async fn prune(inner: &Arc<Inner>) -> Result<(), StoreError> {
     let worker = Arc::clone(inner);
     // Directories before rows: a session has its row first.
-    let gathered = blocking(move || upkeep::gather(&worker.worktrees())).await;
+    let gathered = blocking(move || upkeep::gather(&worker.worktrees(), &worker.live())).await;
     let mut facts = match gathered {
         Ok(facts) => facts,
         Err(error) => {
@@ -87,7 +87,9 @@ async fn prune(inner: &Arc<Inner>) -> Result<(), StoreError> {
         measure(&worker, &mut facts, &ended, &open);
         if !all_seen {
             // What was not looked up is not unknown.
-            facts.dirs.retain(|id, _| facts.sessions.iter().any(|session| session.id == *id));
+            facts
+                .dirs
+                .retain(|id, _| facts.sessions.iter().any(|session| session.id == *id));
         }
         upkeep::plan(now_ms, &facts, &worker.options.limits)
     })

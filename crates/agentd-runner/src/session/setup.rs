@@ -16,7 +16,7 @@ use super::manager::Inner;
 use super::materials::{self, Materials, Placement};
 use super::mission::{self, Subject};
 use super::secrets::{self, Delivered, SecretStore};
-use super::state::RunDir;
+use super::state::{self, RunDir};
 use super::{blocking, home, workspace};
 use crate::runtime::engine::{Built, Engine, Environment, Program, Users};
 use agentd_config::{Agent, RuntimeKind, WorkspaceMode};
@@ -128,8 +128,9 @@ pub(super) async fn run(
             begun: Instant::now(),
         });
     };
+    let engine = Arc::clone(engine);
     let site = Site {
-        engine: Arc::clone(engine),
+        engine: Arc::clone(&engine),
         inner: Arc::clone(inner),
         order,
         home_name,
@@ -140,6 +141,14 @@ pub(super) async fn run(
     let supplied = step("credentials", &done, move || housed.supply()).await?;
     let informed = step("context", &done, move || supplied.inform()).await?;
     let briefed = step("mission", &done, move || informed.brief()).await?;
+    let begun = Instant::now();
+    if let Err(error) = engine.prepare(&briefed.environment).await {
+        return Err(SetUpFailed::Step {
+            step: "runtime",
+            message: error.to_string(),
+            begun,
+        });
+    }
     step("runtime", &done, move || briefed.describe()).await
 }
 
@@ -168,7 +177,10 @@ impl Site {
         let agent = &self.order.agent;
         let problem = self.engine.check(agent).into_iter().find(|problem| problem.fatal);
         if let Some(problem) = problem {
-            return Err(StepError::declaration(format!("{}: {}", problem.key, problem.message)));
+            return Err(StepError::declaration(format!(
+                "{}: {}",
+                problem.key, problem.message
+            )));
         }
         options.state.make_session(self.order.info.id)?;
         let owner = workspace::find(agent)?;
@@ -183,7 +195,10 @@ impl Site {
                 also: Vec::new(),
             }),
             (Some(owner), WorkspaceMode::Worktree) => {
-                let worktree = self.inner.worktrees().put_up(self.order.info.id, &agent.name, &owner)?;
+                let worktree = self
+                    .inner
+                    .worktrees()
+                    .put_up(self.order.info.id, &agent.name, &owner)?;
                 Some(Workspace {
                     also: worktree.also(),
                     path: worktree.path,
@@ -245,9 +260,16 @@ impl Informed {
         let Self { of, materials } = self;
         let Supplied { of, secrets } = of;
         let Housed { of, home, run } = of;
-        let Claimed { site, users, workspace } = of;
+        let Claimed {
+            site,
+            users,
+            workspace,
+        } = of;
         let order = &site.order;
-        let work = order.node.as_ref().and_then(|node| node.context.node.work.as_ref());
+        let work = order
+            .node
+            .as_ref()
+            .and_then(|node| node.context.node.work.as_ref());
         let work = match work {
             Some(agentd_protocol::Work::Agent(work)) => Some(work),
             _ => None,
@@ -273,7 +295,10 @@ impl Informed {
             dir: order.dir.clone(),
             home: home.path,
             secrets: secrets.dir,
-            also: workspace.as_ref().map(|workspace| workspace.also.clone()).unwrap_or_default(),
+            also: workspace
+                .as_ref()
+                .map(|workspace| workspace.also.clone())
+                .unwrap_or_default(),
             workspace: workspace.map(|workspace| workspace.path),
             context: materials.context,
             skills: materials.skills,
@@ -281,7 +306,11 @@ impl Informed {
         };
         let inside = site.engine.inside(&environment);
         let mut argv = order.agent.command.clone();
-        argv.extend(prompt.as_deref().map(|prompt| mission::prompt_argument(prompt, &inside.run_dir)));
+        argv.extend(
+            prompt
+                .as_deref()
+                .map(|prompt| mission::prompt_argument(prompt, &inside.run_dir)),
+        );
         let env = home::environment(home::Whose {
             inside: &inside,
             agent: &order.agent,
@@ -294,7 +323,9 @@ impl Informed {
             env,
             secret_env: secrets.variables,
         };
-        let of_node = work.and_then(|work| work.timeout_secs).map(|secs| Duration::from_millis(secs.ms));
+        let of_node = work
+            .and_then(|work| work.timeout_secs)
+            .map(|secs| Duration::from_millis(secs.ms));
         let timeout = of_node.or(order.agent.timeout);
         Ok(Briefed {
             environment,
@@ -331,8 +362,10 @@ impl Briefed {
                 tail_bytes: half,
             },
         };
-        spec.write(&site.order.dir)
-            .map_err(StepError::io("write", &site.order.dir.spec()))?;
+        state::replace(
+            &site.order.dir.spec(),
+            &serde_json::to_vec(&spec).unwrap_or_default(),
+        )?;
         Ok(Ready {
             dir: site.order.dir,
             warnings: site.warnings,

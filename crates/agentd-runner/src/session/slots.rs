@@ -45,7 +45,8 @@ impl Places {
         if self.taken() >= self.max {
             return None;
         }
-        let replica = (0..self.replicas).min_by_key(|replica| self.busy.get(replica).copied().unwrap_or(0))?;
+        let replica =
+            (0..self.replicas).min_by_key(|replica| self.busy.get(replica).copied().unwrap_or(0))?;
         *self.busy.entry(replica).or_default() += 1;
         Some(replica)
     }
@@ -131,7 +132,11 @@ impl Slots {
         if self.busy >= self.max {
             return None;
         }
-        let replica = self.agents.get_mut(agent).filter(|places| places.queue.is_empty())?.take()?;
+        let replica = self
+            .agents
+            .get_mut(agent)
+            .filter(|places| places.queue.is_empty())?
+            .take()?;
         self.busy += 1;
         Some(Place {
             agent: agent.to_owned(),

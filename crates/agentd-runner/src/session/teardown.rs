@@ -26,7 +26,12 @@ pub(super) struct Down {
 }
 
 /// Takes down what set-up built. The agent is gone.
-pub(super) async fn run(inner: &Arc<Inner>, info: &SessionInfo, dir: &SessionDir, evidence: &Evidence) -> Down {
+pub(super) async fn run(
+    inner: &Arc<Inner>,
+    info: &SessionInfo,
+    dir: &SessionDir,
+    evidence: &Evidence,
+) -> Down {
     let mut down = Down::default();
     // Without trouble, the supervisor has done this already.
     let exited = &evidence.exited;
@@ -54,7 +59,9 @@ pub(super) async fn run(inner: &Arc<Inner>, info: &SessionInfo, dir: &SessionDir
         match inner.worktrees().finish(id, policy, completed) {
             Ok(Some(report)) => down.remarks.push(report.message),
             Ok(None) => {}
-            Err(error) => down.remarks.push(format!("its worktree was left as it is: {error}")),
+            Err(error) => down
+                .remarks
+                .push(format!("its worktree was left as it is: {error}")),
         }
         let rest = [
             secrets::take_down(state, id),
@@ -87,10 +94,18 @@ pub(super) async fn clear(inner: &Arc<Inner>, info: &SessionInfo, dir: &SessionD
 
 async fn clear_runtime(inner: &Arc<Inner>, info: &SessionInfo) -> Option<String> {
     // Before its set-up it has none; every kind is asked then, for the declaration may have changed.
-    let of_session = info.runtime.as_deref().and_then(|kind| inner.options.runtimes.named(kind));
+    let of_session = info
+        .runtime
+        .as_deref()
+        .and_then(|kind| inner.options.runtimes.named(kind));
     let engines: Vec<Arc<dyn Engine>> = match of_session {
         Some(engine) => vec![Arc::clone(engine)],
-        None => inner.options.runtimes.all().map(|(_, engine)| Arc::clone(engine)).collect(),
+        None => inner
+            .options
+            .runtimes
+            .all()
+            .map(|(_, engine)| Arc::clone(engine))
+            .collect(),
     };
     for engine in engines {
         if let Err(error) = engine.clear(info.id).await {
@@ -119,7 +134,12 @@ fn read_result(dir: &SessionDir) -> Option<Result<Json, String>> {
 }
 
 /// What stands for the result of an agent that left none: how it ended, and the end of what it said.
-pub(super) async fn stand_in(dir: &SessionDir, id: SessionId, outcome: &SessionOutcome, output_bytes: u64) -> Json {
+pub(super) async fn stand_in(
+    dir: &SessionDir,
+    id: SessionId,
+    outcome: &SessionOutcome,
+    output_bytes: u64,
+) -> Json {
     let dir = dir.clone();
     let output = blocking(move || last_output(&dir, output_bytes)).await;
     Json::of(&serde_json::json!({

@@ -37,7 +37,8 @@ impl Sessions {
             let changed = self.inner.phases.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            let info: Box<SessionInfo> = ask(self.inner.store(), Query::GetSession(SessionRef { session_id })).await?;
+            let info: Box<SessionInfo> =
+                ask(self.inner.store(), Query::GetSession(SessionRef { session_id })).await?;
             self.declares_logs(&info)?;
             let over = info.phase == SessionPhase::Ended;
             let page;
@@ -75,7 +76,9 @@ impl Sessions {
         let Some(kind) = &info.runtime else { return Ok(()) };
         let runtime = self.inner.options.runtimes.named(kind);
         match runtime {
-            Some(runtime) if !runtime.capabilities().logs => Err(SessionError::unsupported(&info.agent, kind, "logs")),
+            Some(runtime) if !runtime.capabilities().logs => {
+                Err(SessionError::unsupported(&info.agent, kind, "logs"))
+            }
             _ => Ok(()),
         }
     }
@@ -91,7 +94,9 @@ fn shown(chunk: agentd_supervisor::transcript::Chunk) -> TranscriptChunk {
     };
     TranscriptChunk {
         offset: chunk.offset,
-        timestamp: agentd_protocol::Timestamp { unix_ms: chunk.wall_ms },
+        timestamp: agentd_protocol::Timestamp {
+            unix_ms: chunk.wall_ms,
+        },
         stream: chunk.stream,
         text,
         base64,

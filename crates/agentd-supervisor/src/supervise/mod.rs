@@ -21,6 +21,7 @@ mod launch;
 mod oom;
 mod process;
 mod pump;
+mod result;
 mod secrets;
 mod server;
 mod shared;
@@ -186,7 +187,8 @@ async fn live(dir: &SessionDir, socket: UnixListener, versions: Versions) -> io:
         .err()
         .map(|error| format!("the transcript cannot be kept: {error}"));
     let transcript = transcript.unwrap_or_else(|_| Writer::new(&dir.transcript(), limits));
-    let shared = Shared::new(session_id, recorder, secrets.redactor(), transcript);
+    let redactor = secrets.redactor();
+    let shared = Shared::new(session_id, recorder, redactor.clone(), transcript);
 
     let over = watch::Sender::new(false);
     let listener = tokio::net::UnixListener::from_std(socket)?;
@@ -224,6 +226,9 @@ async fn live(dir: &SessionDir, socket: UnixListener, versions: Versions) -> io:
         container::remove(&shared, &children, order).await;
     }
     if let Err(message) = secrets.remove() {
+        shared.warn(message);
+    }
+    if let Err(message) = result::keep(dir, &redactor) {
         shared.warn(message);
     }
     let totals = shared.end_output();

@@ -130,9 +130,13 @@ impl Instance {
             options.connections_max = connections;
         }
         // Before anybody can ask for a node: sessions that go on hold theirs.
-        let sessions = sessions::start(&Arc::new(settings.clone()), &context.environment, Arc::clone(&store))
-            .await
-            .map_err(|why| StartError::Other(Failure::config(why)))?;
+        let sessions = sessions::start(
+            &Arc::new(settings.clone()),
+            &context.environment,
+            Arc::clone(&store),
+        )
+        .await
+        .map_err(|why| StartError::Other(Failure::config(why)))?;
         options.sessions = Some(Arc::new(sessions::Served {
             sessions: sessions.clone(),
             store: Arc::clone(&store),

@@ -6,8 +6,10 @@ use agentd_config::RuntimeKind;
 use agentd_protocol::SessionInfo;
 use agentd_protocol::requests::{ListSessions, NoParams, ReadTranscript, RunAgent, SessionRef, StopSession};
 use agentd_protocol::results::{AgentList, Ok as Done, QueuedSession, Reloaded, SessionList, TranscriptPage};
+use agentd_runner::inside::install_init;
 use agentd_runner::runtime::Runtimes;
-use agentd_runner::runtime::podman::Podman;
+use agentd_runner::runtime::engine::EngineError;
+use agentd_runner::runtime::podman::{Podman, PodmanSettings};
 use agentd_runner::runtime::process::Process;
 use agentd_runner::session::git::Git;
 use agentd_runner::session::state::{Machine, StateDirs};
@@ -15,33 +17,12 @@ use agentd_runner::session::upkeep::Limits;
 use agentd_runner::session::{SessionError, Sessions, SessionsOptions, SupervisorProgram};
 use agentd_store::session::InstanceId;
 use agentd_store::{BoxFuture, Query, Store, SystemClock, ask};
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// How long one git command may take that works on a worktree.
 const GIT_TIMEOUT: Duration = Duration::from_secs(120);
-/// What of the daemon's environment container engines need, and nothing else of it reaches them. A service manager's
-/// variables are left out: with `INVOCATION_ID`, a container's monitor would be in the service's own group of processes,
-/// and end with it.
-const ENGINE_VARIABLES: [&str; 14] = [
-    "PATH",
-    "HOME",
-    "USER",
-    "LOGNAME",
-    "TMPDIR",
-    "LANG",
-    "XDG_RUNTIME_DIR",
-    "XDG_CONFIG_HOME",
-    "XDG_DATA_HOME",
-    "DBUS_SESSION_BUS_ADDRESS",
-    "CONTAINERS_CONF",
-    "CONTAINERS_STORAGE_CONF",
-    "CONTAINERS_REGISTRIES_CONF",
-    "STORAGE_DRIVER",
-];
-
 /// The sub-command that is a session's supervisor; it is not meant for people.
 pub(crate) const SUPERVISOR_COMMAND: &str = "__session";
 
@@ -57,10 +38,16 @@ pub(crate) async fn start(
     let instance: InstanceId = ask(&*store, Query::InstanceId(NoParams {}))
         .await
         .map_err(|error| error.to_string())?;
-    let text = |name: &str| environment.get(name).and_then(|value| value.to_str()).map(str::to_owned);
+    let text = |name: &str| {
+        environment
+            .get(name)
+            .and_then(|value| value.to_str())
+            .map(str::to_owned)
+    };
     let machine = Machine::this(text("XDG_RUNTIME_DIR").map(PathBuf::from));
     let state = StateDirs::open(&settings.home, &instance.id, &machine).map_err(|error| error.to_string())?;
-    let runtimes = runtimes(settings, environment, &instance.id, Some(&state)).map_err(|error| error.to_string())?;
+    let runtimes =
+        runtimes(settings, environment, &instance.id, Some(&state)).map_err(|error| error.to_string())?;
     let program = std::env::current_exe().map_err(|error| format!("cannot find this program: {error}"))?;
     let reread = Arc::clone(settings);
     let config_path = match &settings.config_path {
@@ -113,25 +100,33 @@ pub(crate) fn runtimes(
     environment: &Environment,
     instance: &str,
     state: Option<&StateDirs>,
-) -> Result<Runtimes, agentd_runner::runtime::engine::EngineError> {
-    let variables: BTreeMap<String, String> = ENGINE_VARIABLES
-        .iter()
-        .filter_map(|name| Some(((*name).to_owned(), environment.get(name)?.to_str()?.to_owned())))
-        .collect();
+) -> Result<Runtimes, EngineError> {
     let init = match state {
-        Some(state) => agentd_runner::runtime::podman::install_init(&state.bin())?,
+        Some(state) => install_init(&state.bin())?,
         None => PathBuf::new(),
     };
-    let euid = nix::unistd::geteuid().as_raw();
-    let podman = Podman::new(
-        settings.podman.clone(),
-        instance.to_owned(),
+    let (euid, egid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+    let podman = Podman::new(PodmanSettings {
+        command: settings.podman.clone(),
+        instance: instance.to_owned(),
         euid,
-        settings.id_range_start,
-        variables,
+        egid,
+        environment: PodmanSettings::environment_of(environment.variables()),
         init,
-    );
-    let process = Process::new(euid, settings.id_range_start);
+        mounts: settings.home.join("mounts"),
+        id_range_start: settings.id_range_start,
+        call_timeout: PodmanSettings::CALL_TIMEOUT_DEFAULT,
+    });
+    let process = Process {
+        euid,
+        egid,
+        id_range_start: settings.id_range_start,
+        state: settings.home.clone(),
+        path: environment
+            .get("PATH")
+            .and_then(|path| path.to_str())
+            .map(str::to_owned),
+    };
     Ok(Runtimes::default()
         .with(RuntimeKind::Podman, Arc::new(podman))
         .with(RuntimeKind::Process, Arc::new(process)))
@@ -165,11 +160,23 @@ impl Asked for Served {
     }
 
     fn stop(&self, params: StopSession) -> BoxFuture<'_, SessionsResult<Done>> {
-        Box::pin(async move { self.sessions.stop_session(params).await.map_err(said).map(|()| Done::default()) })
+        Box::pin(async move {
+            self.sessions
+                .stop_session(params)
+                .await
+                .map_err(said)
+                .map(|()| Done { ok: true })
+        })
     }
 
     fn remove(&self, params: SessionRef) -> BoxFuture<'_, SessionsResult<Done>> {
-        Box::pin(async move { self.sessions.remove(params).await.map_err(said).map(|()| Done::default()) })
+        Box::pin(async move {
+            self.sessions
+                .remove(params)
+                .await
+                .map_err(said)
+                .map(|()| Done { ok: true })
+        })
     }
 
     fn transcript(&self, params: ReadTranscript) -> BoxFuture<'_, SessionsResult<TranscriptPage>> {

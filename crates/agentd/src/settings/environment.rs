@@ -54,6 +54,13 @@ impl Environment {
         }
     }
 
+    /// All variables.
+    pub(crate) fn variables(&self) -> impl Iterator<Item = (OsString, OsString)> {
+        self.variables
+            .iter()
+            .map(|(name, value)| (name.clone(), value.clone()))
+    }
+
     /// A variable's value. An empty one counts as absent, as `NAME= agentd` is how a shell takes one away.
     pub(crate) fn get(&self, name: &str) -> Option<&OsStr> {
         self.variables
