@@ -19,6 +19,14 @@ pub trait Engine: fmt::Debug + Send + Sync + 'static {
     /// What its sessions can do. Nothing else is offered for them.
     fn capabilities(&self) -> RuntimeCapabilities;
 
+    /// Finds out what has to be known of the machine, unless that is known.
+    ///
+    /// # Errors
+    /// When the engine cannot be used here. It is looked at again the next time.
+    fn ready(&self) -> BoxFuture<'_, Result<(), EngineError>> {
+        Box::pin(async { Ok(()) })
+    }
+
     /// What is wrong with an agent's declaration for this engine, without starting anything: combinations that
     /// cannot work, programs that are missing.
     fn check(&self, agent: &Agent) -> Vec<Problem>;

@@ -44,7 +44,7 @@ fn reason(evidence: &Evidence) -> (OutcomeReason, Option<String>) {
     if let Some(why) = &exited.start_error {
         return match exited.stop {
             Some(StopCause::Request) => (OutcomeReason::Cancelled, evidence.stop_requested.clone()),
-            _ => (OutcomeReason::SetupFailed, Some(format!("start: {why}"))),
+            _ => (OutcomeReason::SetupFailed, Some(why.clone())),
         };
     }
     if let Some(why) = &exited.lost {

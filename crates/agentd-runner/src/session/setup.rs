@@ -136,6 +136,11 @@ pub(super) async fn run(
         home_name,
         warnings: Vec::new(),
     };
+    let begun = Instant::now();
+    if let Err(error) = engine.ready().await {
+        return Err(failed("runtime", begun, &error));
+    }
+    let site = step("runtime", &done, move || site.check()).await?;
     let claimed = step("workspace", &done, move || site.claim(number.number)).await?;
     let housed = step("identity", &done, move || claimed.house()).await?;
     let supplied = step("credentials", &done, move || housed.supply()).await?;
@@ -143,13 +148,9 @@ pub(super) async fn run(
     let briefed = step("mission", &done, move || informed.brief()).await?;
     let begun = Instant::now();
     if let Err(error) = engine.prepare(&briefed.environment).await {
-        return Err(SetUpFailed::Step {
-            step: "runtime",
-            message: error.to_string(),
-            begun,
-        });
+        return Err(failed("container", begun, &error));
     }
-    step("runtime", &done, move || briefed.describe()).await
+    step("container", &done, move || briefed.describe()).await
 }
 
 async fn step<T: Send + 'static>(
@@ -163,25 +164,33 @@ async fn step<T: Send + 'static>(
             done(step, begun);
             Ok(built)
         }
-        Err(error) => Err(SetUpFailed::Step {
-            step,
-            message: error.to_string(),
-            begun,
-        }),
+        Err(error) => Err(failed(step, begun, &error)),
+    }
+}
+
+fn failed(step: &'static str, begun: Instant, error: &dyn std::error::Error) -> SetUpFailed {
+    SetUpFailed::Step {
+        step,
+        message: error.to_string(),
+        begun,
     }
 }
 
 impl Site {
+    fn check(self) -> Step<Self> {
+        let problems = self.engine.check(&self.order.agent);
+        match problems.into_iter().find(|problem| problem.fatal) {
+            Some(problem) => {
+                let message = format!("{}: {}", problem.key, problem.message);
+                Err(StepError::declaration(message))
+            }
+            None => Ok(self),
+        }
+    }
+
     fn claim(self, home_number: u32) -> Step<Claimed> {
         let options = &self.inner.options;
         let agent = &self.order.agent;
-        let problem = self.engine.check(agent).into_iter().find(|problem| problem.fatal);
-        if let Some(problem) = problem {
-            return Err(StepError::declaration(format!(
-                "{}: {}",
-                problem.key, problem.message
-            )));
-        }
         options.state.make_session(self.order.info.id)?;
         let owner = workspace::find(agent)?;
         let users = self

@@ -121,6 +121,7 @@ pub struct Podman {
     init: PathBuf,
     /// Why they are not known, otherwise.
     facts: RwLock<Result<Facts, String>>,
+    looking: tokio::sync::Mutex<()>,
 }
 
 /// gVisor's runtime on this machine.
@@ -142,6 +143,7 @@ impl Podman {
             init: settings.init.clone(),
             settings,
             facts: RwLock::new(Err("it has not been looked at yet".into())),
+            looking: tokio::sync::Mutex::default(),
         }
     }
 
@@ -248,6 +250,17 @@ fn is_program(path: &Path) -> bool {
 }
 
 impl Engine for Podman {
+    fn ready(&self) -> BoxFuture<'_, Result<(), EngineError>> {
+        Box::pin(async {
+            // One after the other: the second finds it known.
+            let _looking = self.looking.lock().await;
+            if self.facts().is_err() {
+                self.probe().await?;
+            }
+            Ok(())
+        })
+    }
+
     fn capabilities(&self) -> RuntimeCapabilities {
         RuntimeCapabilities {
             isolation: true,
