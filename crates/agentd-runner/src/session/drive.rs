@@ -15,6 +15,7 @@ use super::manager::Inner;
 use super::outcome::{self, Evidence};
 use super::setup::{self, SetUpFailed};
 use super::slots::Place;
+use super::teardown::Said;
 use super::{blocking, teardown};
 use agentd_config::Agent;
 use agentd_protocol::journal::action;
@@ -300,8 +301,11 @@ impl Driver {
                     self.inner.point("running");
                 }
             }
-            What::Exited(exited) => {
+            What::Exited(mut exited) => {
                 tail.started = true;
+                if let Some(why) = &mut exited.start_error {
+                    why.insert_str(0, "start: ");
+                }
                 self.inner.point("exited");
                 if self.info.phase != SessionPhase::Teardown {
                     self.change(SessionEvent::TearDown {
@@ -360,18 +364,21 @@ impl Driver {
         }
         self.note_step("teardown", "environment", begun, None);
         let mut outcome = outcome::decide(&evidence);
+        let said = match self.lease {
+            None if outcome.reason != OutcomeReason::Completed => Said::default(),
+            _ => teardown::last_said(&self.dir, self.output_bytes).await,
+        };
         if outcome.result.is_none() && outcome.reason == OutcomeReason::Completed {
-            outcome.result =
-                Some(teardown::stand_in(&self.dir, self.info.id, &outcome, self.output_bytes).await);
+            outcome.result = Some(said.as_result(self.info.id, &outcome));
         }
-        self.end_node(&outcome).await?;
+        self.end_node(&outcome, &said).await?;
         self.inner.point("node");
         self.change(SessionEvent::End(outcome)).await?;
         self.inner.point("ended");
         Ok(())
     }
 
-    async fn end_node(&mut self, outcome: &SessionOutcome) -> Result<(), StoreError> {
+    async fn end_node(&mut self, outcome: &SessionOutcome, said: &Said) -> Result<(), StoreError> {
         let Some(lease) = self.lease else { return Ok(()) };
         let command = if outcome.reason == OutcomeReason::Completed {
             Command::CompleteNode(CompleteNode {
@@ -389,7 +396,8 @@ impl Driver {
                 lease_id: lease.lease_id,
                 error_payload: Json::of(&serde_json::json!({
                     "reason": outcome.reason,
-                    "message": outcome.message,
+                    "message": outcome::sentence(outcome),
+                    "stderr": said.stderr,
                     "exit_code": outcome.exit_code,
                     "signal": outcome.signal,
                     "session_id": self.info.id,
@@ -452,7 +460,7 @@ impl Driver {
             message,
             result: None,
         };
-        self.end_node(&outcome).await?;
+        self.end_node(&outcome, &Said::default()).await?;
         self.change(SessionEvent::End(outcome)).await
     }
 

@@ -14,7 +14,7 @@ use crate::runtime::Runtimes;
 use agentd_config::{Agent, Config};
 use agentd_protocol::requests::{NoParams, RunAgent, SessionRef, StopSession};
 use agentd_protocol::results::{AgentList, QueuedSession, Reloaded};
-use agentd_protocol::{AgentInfo, SessionId, SessionInfo, SessionPhase, Trigger, TriggerKind};
+use agentd_protocol::{AgentInfo, SessionId, SessionInfo, SessionPhase, TaskId, Trigger, TriggerKind};
 use agentd_store::session::{ChangeSession, NewSession, OpenSession, SessionEvent, SessionLease};
 use agentd_store::{Clock, Command, Query, Store, StoreError, ask, execute};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -96,8 +96,7 @@ pub(super) struct Inner {
     pub(super) options: SessionsOptions,
     config: RwLock<Arc<Config>>,
     slots: Mutex<Slots>,
-    /// How to ask a session's driver for its end.
-    live: Mutex<HashMap<SessionId, watch::Sender<Option<StopRequest>>>>,
+    live: Mutex<HashMap<SessionId, Live>>,
     /// Something about places changed: a session began, or is over.
     pub(super) changed: Notify,
     /// A session went from one phase to another.
@@ -106,6 +105,14 @@ pub(super) struct Inner {
     pub(super) closing: CancellationToken,
     tasks: TaskTracker,
     dispatchers: Mutex<BTreeMap<String, CancellationToken>>,
+}
+
+/// A session with a driver.
+struct Live {
+    /// How it is asked for its end.
+    stop: watch::Sender<Option<StopRequest>>,
+    /// The task of the node that it works on.
+    task: Option<TaskId>,
 }
 
 pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -177,7 +184,7 @@ impl Inner {
     // Begins a driver for a session whose row is in the database.
     fn spawn(self: &Arc<Self>, session: SessionId, place: Option<Place>, entry: Entry) {
         let inner = Arc::clone(self);
-        let stop = self.listen(session);
+        let stop = self.listen(session, None);
         self.tasks.spawn(async move {
             let found = ask::<Box<SessionInfo>>(
                 inner.store(),
@@ -201,15 +208,15 @@ impl Inner {
         place: Option<Place>,
         entry: Entry,
     ) {
-        let stop = self.listen(info.id);
+        let stop = self.listen(info.id, lease.map(|lease| lease.task_id));
         let inner = Arc::clone(self);
         self.tasks
             .spawn(async move { inner.drive(info, lease, place, stop, entry).await });
     }
 
-    fn listen(&self, session: SessionId) -> watch::Receiver<Option<StopRequest>> {
+    fn listen(&self, session: SessionId, task: Option<TaskId>) -> watch::Receiver<Option<StopRequest>> {
         let (sender, receiver) = watch::channel(None);
-        locked(&self.live).insert(session, sender);
+        locked(&self.live).insert(session, Live { stop: sender, task });
         receiver
     }
 
@@ -251,9 +258,21 @@ impl Inner {
         locked(&self.live).keys().copied().collect()
     }
 
+    /// True when any session works on a node.
+    pub(super) fn works_on_nodes(&self) -> bool {
+        locked(&self.live).values().any(|live| live.task.is_some())
+    }
+
+    /// Those that work on nodes of a task.
+    pub(super) fn of_task(&self, task: TaskId) -> Vec<SessionId> {
+        let live = locked(&self.live);
+        let of_task = live.iter().filter(|(_, live)| live.task == Some(task));
+        of_task.map(|(session, _)| *session).collect()
+    }
+
     /// Asks a driver to end its session.
     pub(super) fn request_stop(&self, session: SessionId, reason: String, grace: Option<Duration>) {
-        if let Some(stop) = locked(&self.live).get(&session) {
+        if let Some(Live { stop, .. }) = locked(&self.live).get(&session) {
             // The first reason stays.
             stop.send_if_modified(|stop| {
                 let first = stop.is_none();
@@ -302,6 +321,10 @@ impl Sessions {
         sessions.inner.pump();
         let inner = Arc::clone(&sessions.inner);
         sessions.inner.tasks.spawn(retention::run(inner));
+        sessions
+            .inner
+            .tasks
+            .spawn(nodes::cancelled(Arc::clone(&sessions.inner)));
         Ok(sessions)
     }
 
@@ -456,7 +479,12 @@ impl Sessions {
             }),
             notes: Vec::new(),
         };
-        let info: Box<SessionInfo> = execute(self.inner.store(), Command::ChangeSession(change)).await?;
+        let info = match execute::<Box<SessionInfo>>(self.inner.store(), Command::ChangeSession(change)).await
+        {
+            // It is over: that is what was wanted.
+            Err(StoreError::WrongPhase { .. }) => return Ok(()),
+            changed => changed?,
+        };
         let grace = request.grace_secs.map(Duration::from_secs);
         let unqueued =
             info.phase == SessionPhase::Queued && locked(&self.inner.slots).unqueue(&info.agent, session_id);

@@ -4,9 +4,11 @@ use super::drive::Entry;
 use super::manager::Inner;
 use agentd_config::Agent;
 use agentd_protocol::AgentWork;
-use agentd_protocol::requests::AcquireNextNode;
+use agentd_protocol::journal::action;
+use agentd_protocol::requests::{AcquireNextNode, JournalFilter, ReadJournal};
+use agentd_protocol::results::JournalPage;
 use agentd_store::session::{AcquireSession, AcquiredSession, SessionLease};
-use agentd_store::{Command, Reply, StoreError};
+use agentd_store::{Command, Query, Reply, StoreError, ask};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
@@ -81,5 +83,42 @@ fn begin(inner: &Arc<Inner>, acquired: AcquiredSession) {
         Some(place) => inner.begin(session, Some(lease), Some(place), Entry::Node(Box::new(node))),
         // Another session was quicker.
         None => inner.begin(session, Some(lease), None, Entry::GiveBack),
+    }
+}
+
+/// Ends sessions whose task is cancelled, at once: without this they would find out when they extend their lease. Looks
+/// at new entries of the journal, and only while a session works on a node.
+pub(super) async fn cancelled(inner: Arc<Inner>) {
+    let mut head = inner.store().journal_head();
+    let mut seen = *head.borrow_and_update();
+    loop {
+        tokio::select! {
+            changed = head.changed() => if changed.is_err() {
+                return;
+            },
+            () = inner.closing.cancelled() => return,
+        }
+        let newest = *head.borrow_and_update();
+        if inner.works_on_nodes() {
+            let filter = JournalFilter {
+                action_types: vec![action::CANCEL_TASK.into()],
+                ..JournalFilter::default()
+            };
+            let query = Query::ReadJournal(ReadJournal {
+                from_seq: Some(seen + 1),
+                filter,
+                ..ReadJournal::default()
+            });
+            match ask::<JournalPage>(inner.store(), query).await {
+                Ok(page) => {
+                    let tasks = page.entries.into_iter().filter_map(|entry| entry.task_id);
+                    for session in tasks.flat_map(|task| inner.of_task(task)) {
+                        inner.request_stop(session, "its task was cancelled".into(), None);
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "cannot look for cancelled tasks"),
+            }
+        }
+        seen = newest;
     }
 }

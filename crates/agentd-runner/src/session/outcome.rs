@@ -80,6 +80,27 @@ fn reason(evidence: &Evidence) -> (OutcomeReason, Option<String>) {
     }
 }
 
+/// The same in a sentence.
+pub(crate) fn sentence(outcome: &SessionOutcome) -> String {
+    let how = match (outcome.exit_code, outcome.signal) {
+        (_, Some(signal)) => format!(" (signal {signal})"),
+        (Some(code), None) => format!(" (exit status {code})"),
+        (None, None) => String::new(),
+    };
+    let what = match outcome.reason {
+        OutcomeReason::Completed => "the session completed",
+        OutcomeReason::Failed => "the agent failed",
+        OutcomeReason::TimedOut => "the agent took longer than it may",
+        OutcomeReason::Cancelled => "the session was stopped",
+        OutcomeReason::Crashed => "the agent crashed",
+        OutcomeReason::SetupFailed => "the agent did not begin",
+        OutcomeReason::OutOfMemory => "the agent ran out of memory",
+        OutcomeReason::Lost => "the session was lost",
+    };
+    let more = outcome.message.as_ref().map(|message| format!(": {message}"));
+    format!("{what}{how}{}", more.unwrap_or_default())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

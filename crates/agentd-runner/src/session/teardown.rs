@@ -133,36 +133,46 @@ fn read_result(dir: &SessionDir) -> Option<Result<Json, String>> {
     Some(Json::from_text(text).map_err(|error| format!("its result.json is not JSON: {error}")))
 }
 
-/// What stands for the result of an agent that left none: how it ended, and the end of what it said.
-pub(super) async fn stand_in(
-    dir: &SessionDir,
-    id: SessionId,
-    outcome: &SessionOutcome,
-    output_bytes: u64,
-) -> Json {
-    let dir = dir.clone();
-    let output = blocking(move || last_output(&dir, output_bytes)).await;
-    Json::of(&serde_json::json!({
-        "session_id": id,
-        "exit_code": outcome.exit_code,
-        "output": output,
-    }))
+/// The end of what an agent said.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Said {
+    pub(super) stdout: String,
+    pub(super) stderr: String,
 }
 
-fn last_output(dir: &SessionDir, output_bytes: u64) -> String {
-    let mut reader = Reader::new(&dir.transcript());
-    let mut bytes = Vec::new();
-    let mut from = output_bytes.saturating_sub(OUTPUT_BYTES_MAX);
-    while let Ok(page) = reader.read(from, FRAME_BYTES_MAX) {
-        if page.chunks.is_empty() {
-            break;
-        }
-        from = page.next_offset;
-        let said = page
-            .chunks
-            .into_iter()
-            .filter(|chunk| chunk.stream == OutputStream::Stdout);
-        bytes.extend(said.flat_map(|chunk| chunk.bytes));
+impl Said {
+    /// What stands for the result of an agent that left none.
+    pub(super) fn as_result(&self, id: SessionId, outcome: &SessionOutcome) -> Json {
+        Json::of(&serde_json::json!({
+            "session_id": id,
+            "exit_code": outcome.exit_code,
+            "output": self.stdout,
+        }))
     }
-    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Reads the end of a transcript that has so many bytes.
+pub(super) async fn last_said(dir: &SessionDir, output_bytes: u64) -> Said {
+    let mut reader = Reader::new(&dir.transcript());
+    blocking(move || {
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        let mut from = output_bytes.saturating_sub(OUTPUT_BYTES_MAX);
+        while let Ok(page) = reader.read(from, FRAME_BYTES_MAX) {
+            if page.chunks.is_empty() {
+                break;
+            }
+            from = page.next_offset;
+            for chunk in page.chunks {
+                match chunk.stream {
+                    OutputStream::Stdout => stdout.extend(chunk.bytes),
+                    OutputStream::Stderr => stderr.extend(chunk.bytes),
+                }
+            }
+        }
+        Said {
+            stdout: String::from_utf8_lossy(&stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&stderr).into_owned(),
+        }
+    })
+    .await
 }

@@ -15,5 +15,5 @@ mod locks;
 mod programs;
 mod runs;
 // Needs a daemon that runs sessions.
-// mod sessions;
+mod sessions;
 mod survey;

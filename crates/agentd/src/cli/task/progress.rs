@@ -261,7 +261,17 @@ impl<'a> Progress<'a> {
         });
         let payload = || entry.payload.to_value();
         let sentence = match entry.action_type.as_str() {
-            action::ACQUIRE_NODE => format!("{} {name}", toned(Tone::Active, "start")),
+            action::ACQUIRE_NODE => {
+                let by = entry.session_id.map(|id| {
+                    let agent = entry.agent.as_deref().map_or_else(|| "?".into(), one_line);
+                    format!(": agent {agent}, session {id}")
+                });
+                format!(
+                    "{} {name}{}",
+                    toned(Tone::Active, "start"),
+                    by.unwrap_or_default()
+                )
+            }
             action::COMPLETE_NODE => format!("{}  {name}{took}", toned(Tone::Good, "done")),
             action::FAIL_NODE => {
                 let payload = payload();
@@ -284,12 +294,6 @@ impl<'a> Progress<'a> {
             | action::SESSION_REMOVED => {
                 return None;
             }
-            action::SESSION_QUEUED => format!(
-                "{} {name}: agent {}, session {}",
-                toned(Tone::Active, "run "),
-                entry.agent.as_deref().map_or_else(|| "?".into(), one_line),
-                entry.session_id.map_or_else(|| "?".into(), |id| id.to_string()),
-            ),
             action::RETRY_NODE => format!("{} {name}", toned(Tone::Active, "again")),
             other => format!(
                 "{} {name}: {}",
