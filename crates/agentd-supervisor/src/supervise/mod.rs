@@ -218,6 +218,8 @@ async fn live(dir: &SessionDir, socket: UnixListener, versions: Versions) -> io:
     };
     shared.doing().0 = Doing::TearingDown;
     shared.record(What::Exited(launched.exited), Durability::Disk);
+    // Those that watch are told before this thread waits for disks again.
+    tokio::task::yield_now().await;
 
     let begun = Instant::now();
     if let Some(order) = &launched.must_remove {

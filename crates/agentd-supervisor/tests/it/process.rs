@@ -3,6 +3,7 @@
 use crate::support::{
     BINARY, DAEMON, DAEMON_UP, PATIENCE, Session, appeared, died, exited, is_alive, kill, read_pid, within,
 };
+use agentd_supervisor::follow::Follower;
 use agentd_supervisor::record::{Exited, StopCause, What};
 use agentd_supervisor::spawn::{SpawnError, SupervisorState, spawn, state};
 use agentd_supervisor::spec::TranscriptLimits;
@@ -310,7 +311,12 @@ async fn a_killed_supervisor_takes_its_agent_along_and_the_rest_is_found() {
     let agent = session.started().await;
     appeared(&session.path("up")).await;
     let daemon = read_pid(&session.path("pid"));
+    let mut follower = Follower::new(session.dir.clone(), 1);
+    for _ in 0..2 {
+        within(follower.next()).await.unwrap().unwrap();
+    }
     kill(session.control().await.hello().pid);
+    assert_eq!(within(follower.next()).await.unwrap(), None);
     let records = session.gone().await;
     assert!(records.has_begun() && !records.has_ended() && records.exited().is_none());
     died(agent).await;
