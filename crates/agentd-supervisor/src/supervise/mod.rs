@@ -295,7 +295,7 @@ async fn launch(
             }
         }
         Launch::Container(order) => {
-            // Redacted by patterns from here on; the container has files of its own.
+            // The container has files of its own.
             secrets.forget();
             let ended = container::run(shared, children, &mut stops, order, start_max).await;
             Launched {
