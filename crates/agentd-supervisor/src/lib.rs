@@ -11,7 +11,7 @@
 //! ```
 //!
 //! - [`spec`], [`record`] and [`dir`] are the contract: what a supervisor is told, what it tells, and where.
-//! - [`spawn`], [`control`], [`records`], [`transcript`] and [`sweep`] are for agentd.
+//! - [`spawn`], [`control`], [`follow`], [`records`], [`transcript`] and [`sweep`] are for agentd.
 //! - [`supervisor_main`] is the process.
 //!
 //! *Architecture Invariant:* a supervisor needs no agentd for anything. It is told everything before it starts; what it
@@ -20,6 +20,7 @@
 pub mod control;
 pub mod dir;
 mod events;
+pub mod follow;
 mod lines;
 pub mod proc;
 pub mod record;

@@ -1,6 +1,7 @@
-//! What a supervisor tells: `records.jsonl` in the session's directory, one record a line, each on disk before
-//! anything that follows from it. Whoever comes later reads the same file; a last line without its newline was
-//! being written when its writer died, and does not count.
+//! What a supervisor tells: `records.jsonl` in the session's directory, one record a line. `Intent`, `Exited` and `End`
+//! are on disk before anything follows from them; the others are in the file, which survives every process, and come to
+//! disk with the next of these. Whoever comes later reads the same file; a last line without its newline was being
+//! written when its writer died, and does not count.
 
 use serde::{Deserialize, Serialize};
 

@@ -77,7 +77,7 @@ pub fn state(dir: &SessionDir) -> io::Result<SupervisorState> {
     Ok(SupervisorState::Gone(read_records(dir)?))
 }
 
-/// Starts a supervisor for the session in `dir`: `program`, with `arguments` and the directory after them, must come to
+/// Starts a supervisor for the session in `dir`: `program`, an absolute path, with `arguments` and the directory after them, must come to
 /// [`crate::supervisor_main`] before it starts a thread. It is nobody's child afterwards, so that nobody has to wait for
 /// it, and outlives whoever called. Blocks for about as long as starting a process takes.
 ///
@@ -141,7 +141,9 @@ fn start(
     command
         .arg0("agentd")
         .args(arguments)
-        .arg(dir.root())
+        .arg(std::path::absolute(dir.root())?)
+        // It is to hold no directory that somebody may want to unmount.
+        .current_dir("/")
         .env_clear()
         .stdin(Stdio::null())
         .stdout(Stdio::null())

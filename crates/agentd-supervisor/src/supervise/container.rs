@@ -272,6 +272,7 @@ impl Container<'_> {
                 _ = &mut log.pump, if log_is_open => {
                     log_is_open = false;
                     self.read_oom_kills();
+                    self.shared.doing().0 = Doing::TearingDown;
                     if step == Step::No {
                         // The container has ended; what is left is the monitor's.
                         (step, due) = (Step::InitKilled, Some(Instant::now() + CLEAN_UP_MAX));

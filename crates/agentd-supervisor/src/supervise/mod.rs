@@ -220,6 +220,8 @@ async fn live(dir: &SessionDir, socket: UnixListener, versions: Versions) -> io:
     };
     shared.doing().0 = Doing::TearingDown;
     shared.record(What::Exited(launched.exited), Durability::Disk);
+    // Those that watch are told before this thread waits for disks again.
+    tokio::task::yield_now().await;
 
     let begun = Instant::now();
     if let Some(order) = &launched.must_remove {
@@ -298,7 +300,7 @@ async fn launch(
             }
         }
         Launch::Container(order) => {
-            // Redacted by patterns from here on; the container has files of its own.
+            // The container has files of its own.
             secrets.forget();
             let ended = container::run(shared, children, &mut stops, order, start_max).await;
             Launched {

@@ -80,7 +80,7 @@ impl OomKills {
             return;
         }
         self.changes = None;
-        pending().await
+        pending::<()>().await;
     }
 }
 

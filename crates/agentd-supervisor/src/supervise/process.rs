@@ -41,9 +41,12 @@ pub(super) async fn run(
     children: &Children,
     stops: &mut Stops,
     order: &ProcessLaunch,
-    secrets: &Secrets,
+    secrets: &mut Secrets,
 ) -> Exited {
-    let started = start(order, secrets).and_then(|mut child| {
+    let started = start(order, secrets);
+    // Only patterns of them are needed from here on.
+    secrets.forget();
+    let started = started.and_then(|mut child| {
         let pid = i32::try_from(child.id()).map_err(|_| "a process number that is none".to_owned())?;
         children.expect(pid);
         let stream = |pipe: Option<OwnedFd>| {

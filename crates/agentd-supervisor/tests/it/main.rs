@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod container;
 mod process;
 mod support;
 mod versions;

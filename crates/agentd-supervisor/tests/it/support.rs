@@ -1,8 +1,9 @@
 //! Sessions whose supervisors are the real program.
 
 use agentd_protocol::SessionId;
-use agentd_supervisor::control::{Control, ControlError};
+use agentd_supervisor::control::Control;
 use agentd_supervisor::dir::SessionDir;
+use agentd_supervisor::follow::Follower;
 use agentd_supervisor::proc;
 use agentd_supervisor::record::{Exited, Record, What};
 use agentd_supervisor::records::{Records, read_records};
@@ -130,15 +131,12 @@ impl Session {
     /// Waits for its end, and for its supervisor's.
     pub(crate) async fn ended(&self) -> Vec<Record> {
         let records = within(async {
-            match self.watched().await {
-                Ok(records) => records,
-                // It was faster.
-                Err(ControlError::NotThere | ControlError::Closed) => {
-                    self.gone().await;
-                    read_records(&self.dir).unwrap().records
-                }
-                Err(error) => panic!("{error}"),
+            let mut follower = Follower::new(self.dir.clone(), 1);
+            let mut records = Vec::new();
+            while let Some(record) = follower.next().await.unwrap() {
+                records.push(record);
             }
+            records
         })
         .await;
         assert!(
@@ -151,20 +149,11 @@ impl Session {
         records
     }
 
-    async fn watched(&self) -> Result<Vec<Record>, ControlError> {
-        let mut watch = Control::connect(&self.dir).await?.watch(1).await?;
-        let mut records = Vec::new();
-        while let Some(record) = watch.next().await? {
-            records.push(record);
-        }
-        Ok(records)
-    }
-
     /// Waits until something of the kind is recorded.
     pub(crate) async fn recorded(&self, is_it: impl Fn(&What) -> bool) -> What {
-        let mut watch = self.control().await.watch(1).await.unwrap();
+        let mut follower = Follower::new(self.dir.clone(), 1);
         within(async {
-            while let Some(record) = watch.next().await.unwrap() {
+            while let Some(record) = follower.next().await.unwrap() {
                 if is_it(&record.what) {
                     return record.what;
                 }
