@@ -27,8 +27,7 @@ use agentd_store::{Command, Reply, StoreError};
 use agentd_supervisor::control::Control;
 use agentd_supervisor::dir::SessionDir;
 use agentd_supervisor::record::{Exited, Record, What};
-use agentd_supervisor::records::read_records;
-use agentd_supervisor::spawn::{self, SupervisorState};
+use agentd_supervisor::follow::Follower;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -214,51 +213,31 @@ impl Driver {
         mut permit: Option<tokio::sync::SemaphorePermit<'_>>,
     ) -> Result<Exited, StoreError> {
         let mut tail = Tail::default();
-        while !tail.ended {
-            let connected = match Control::connect(&self.dir).await {
-                Ok(control) => control.watch(tail.seq + 1).await,
-                Err(error) => Err(error),
-            };
-            let mut watch = match connected {
-                Ok(watch) => watch,
-                // What it wrote is in its file.
-                Err(_) if self.is_gone().await => break,
-                Err(error) => {
-                    // Suspended, say. Its lock is let go when it ends, and nothing else tells of that.
-                    tracing::warn!(session = %self.info.id, %error, "its supervisor does not answer");
-                    tokio::select! {
-                        () = tokio::time::sleep(UNANSWERED) => continue,
-                        () = self.inner.closing.cancelled() => return Err(StoreError::ShuttingDown),
-                    }
-                }
-            };
-            loop {
-                tokio::select! {
-                    record = watch.next() => match record {
-                        Ok(Some(record)) => {
-                            self.take(&mut tail, record).await?;
-                            if tail.started {
-                                permit = None;
-                            }
+        let mut follower = Follower::new(self.dir.clone(), 1);
+        loop {
+            tokio::select! {
+                record = follower.next() => match record {
+                    Ok(Some(record)) => {
+                        self.take(&mut tail, record).await?;
+                        if tail.started {
+                            permit = None;
                         }
-                        Ok(None) | Err(_) => break,
-                    },
-                    wanted = wanted(&mut self.stop) => {
-                        self.ask_for_end(&wanted).await;
                     }
-                    () = self.inner.closing.cancelled() => return Err(StoreError::ShuttingDown),
-                }
+                    Ok(None) => break,
+                    Err(error) => {
+                        // Suspended, say. Its lock is let go when it ends, and nothing else tells of that.
+                        tracing::warn!(session = %self.info.id, %error, "its supervisor does not answer");
+                        tokio::select! {
+                            () = tokio::time::sleep(UNANSWERED) => {}
+                            () = self.inner.closing.cancelled() => return Err(StoreError::ShuttingDown),
+                        }
+                    }
+                },
+                wanted = wanted(&mut self.stop) => self.ask_for_end(&wanted).await,
+                () = self.inner.closing.cancelled() => return Err(StoreError::ShuttingDown),
             }
         }
         drop(permit);
-        // What it wrote and did not get round to telling.
-        if !tail.ended {
-            let dir = self.dir.clone();
-            let records = blocking(move || read_records(&dir)).await;
-            for record in records.unwrap_or_default().records {
-                self.take(&mut tail, record).await?;
-            }
-        }
         Ok(match tail.exited {
             Some(exited) => exited,
             None => Exited {
@@ -266,12 +245,6 @@ impl Driver {
                 ..Exited::default()
             },
         })
-    }
-
-    async fn is_gone(&self) -> bool {
-        let dir = self.dir.clone();
-        let state = blocking(move || spawn::state(&dir)).await;
-        matches!(state, Ok(SupervisorState::Gone(_)))
     }
 
     async fn ask_for_end(&self, wanted: &StopRequest) {
@@ -288,10 +261,6 @@ impl Driver {
 
     // Writes down what a record says, once.
     async fn take(&mut self, tail: &mut Tail, record: Record) -> Result<(), StoreError> {
-        if record.seq <= tail.seq {
-            return Ok(());
-        }
-        tail.seq = record.seq;
         match record.what {
             What::Started { .. } => {
                 tail.started = true;
@@ -322,7 +291,6 @@ impl Driver {
                 output_bytes,
             } => {
                 self.output_bytes = output_bytes;
-                tail.ended = true;
                 if missing_bytes > 0 {
                     self.warn(&format!("{missing_bytes} bytes of its output were not kept"));
                 }
@@ -550,10 +518,8 @@ impl Driver {
 
 #[derive(Default)]
 struct Tail {
-    seq: u64,
     started: bool,
     exited: Option<Exited>,
-    ended: bool,
 }
 
 // The next wish for the session's end.

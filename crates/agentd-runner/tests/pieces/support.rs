@@ -68,6 +68,7 @@ pub(crate) fn users(uid: u32, gid: u32) -> Users {
         inside_uid: 1000,
         inside_gid: 1000,
         range_start: None,
+        shown_as_agent: None,
     }
 }
 

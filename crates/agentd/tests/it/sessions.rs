@@ -627,7 +627,12 @@ fn a_cancelled_task_ends_its_session() {
     let (env, _daemon) = with(&[agent("a", "echo ready; sleep 600", "")]);
     env.write("plan.toml", "goal = 'g'\n[[nodes]]\nname = 'n'\nagent = 'a'\n");
     let mut running = env.spawn(&["task", "run", "plan.toml"]);
-    running.wait_stderr("session ");
+    let mut journal = env.connect();
+    journal.call(
+        "SubscribeJournal",
+        json!({ "from_seq": 1, "action_types": ["SESSION_QUEUED"] }),
+    );
+    journal.line().unwrap();
     let session = env.json(&["sessions", "--active"])["sessions"][0].take();
     let (id, task) = (
         session["id"].as_str().unwrap(),
