@@ -33,6 +33,7 @@
 //! over the socket, from a daemon in this process or in another.
 
 pub mod exec;
+pub mod inside;
 pub mod plan;
 pub mod runtime;
 pub mod worker;
