@@ -24,12 +24,33 @@ fn build() -> Result<(), String> {
     let program = PathBuf::from(variable("OUT_DIR")?).join("agentd-init");
     let mut rustc = Command::new(variable("RUSTC")?);
     rustc
-        .args(["--edition", "2024", "--crate-name", "agentd_init", "--crate-type", "bin"])
+        .args([
+            "--edition",
+            "2024",
+            "--crate-name",
+            "agentd_init",
+            "--crate-type",
+            "bin",
+        ])
         .arg("--target")
         .arg(variable("TARGET")?)
         // Without these it would need a loader and libraries that an image may not have.
-        .args(["-C", "target-feature=+crt-static", "-C", "relocation-model=static"])
-        .args(["-C", "panic=abort", "-C", "opt-level=z", "-C", "lto=fat", "-C", "codegen-units=1"])
+        .args([
+            "-C",
+            "target-feature=+crt-static",
+            "-C",
+            "relocation-model=static",
+        ])
+        .args([
+            "-C",
+            "panic=abort",
+            "-C",
+            "opt-level=z",
+            "-C",
+            "lto=fat",
+            "-C",
+            "codegen-units=1",
+        ])
         .args(["-C", "strip=symbols", "-D", "warnings"]);
     if let Some(linker) = env::var_os("RUSTC_LINKER") {
         rustc.arg("-C").arg({

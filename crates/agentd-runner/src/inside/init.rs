@@ -215,7 +215,10 @@ fn run() -> Result<i32, (i32, String)> {
     let child = command.spawn().map_err(|error| {
         let name = launch.argv[0].display();
         match error.kind() {
-            io::ErrorKind::NotFound => (NOT_FOUND, format!("cannot start {name}: there is no such program here")),
+            io::ErrorKind::NotFound => (
+                NOT_FOUND,
+                format!("cannot start {name}: there is no such program here"),
+            ),
             _ => (NOT_STARTED, format!("cannot start {name}: {error}")),
         }
     })?;
@@ -238,7 +241,10 @@ fn command_of(launch: &Launch) -> Result<Command, String> {
         let path = launch.secrets.join(file);
         let secret = value(read_bounded(&path, VARIABLE_BYTES_MAX)?);
         if secret.contains(&0) {
-            return Err(format!("{} holds a zero byte and cannot be a variable", path.display()));
+            return Err(format!(
+                "{} holds a zero byte and cannot be a variable",
+                path.display()
+            ));
         }
         command.env(name, OsStr::from_bytes(&secret));
     }
@@ -262,7 +268,9 @@ fn command_of(launch: &Launch) -> Result<Command, String> {
 /// error where it cannot be said.
 fn more_expendable() {
     const FILE: &str = "/proc/self/oom_score_adj";
-    let now = fs::read_to_string(FILE).ok().and_then(|text| text.trim().parse::<i32>().ok());
+    let now = fs::read_to_string(FILE)
+        .ok()
+        .and_then(|text| text.trim().parse::<i32>().ok());
     if let (Some(now), Ok(mut file)) = (now, File::options().write(true).open(FILE)) {
         let _ = file.write_all((now + OOM_SCORE_MORE).min(1000).to_string().as_bytes());
     }

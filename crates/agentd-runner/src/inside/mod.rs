@@ -140,14 +140,21 @@ mod tests {
 
     fn program() -> Program {
         Program {
-            argv: vec!["/bin/agent".into(), "--".into(), "läs\nthis".into(), String::new()],
+            argv: vec![
+                "/bin/agent".into(),
+                "--".into(),
+                "läs\nthis".into(),
+                String::new(),
+            ],
             env: BTreeMap::from([("A".into(), "b=c".into()), ("EMPTY".into(), String::new())]),
             secret_env: BTreeMap::from([("TOKEN".into(), "token".into())]),
         }
     }
 
     fn pairs(map: &BTreeMap<String, String>) -> Vec<(OsString, OsString)> {
-        map.iter().map(|(name, value)| (name.into(), value.into())).collect()
+        map.iter()
+            .map(|(name, value)| (name.into(), value.into()))
+            .collect()
     }
 
     #[test]
@@ -164,14 +171,20 @@ mod tests {
         assert_eq!(launch.cwd, Path::new("/work"));
         assert_eq!(launch.secrets, Path::new("/run/secrets"));
         assert!(content.starts_with(init::HEADER));
-        assert_eq!((LAUNCH_BYTES_MAX, ENTRIES_MAX), (init::LAUNCH_BYTES_MAX, init::ENTRIES_MAX));
+        assert_eq!(
+            (LAUNCH_BYTES_MAX, ENTRIES_MAX),
+            (init::LAUNCH_BYTES_MAX, init::ENTRIES_MAX)
+        );
     }
 
     #[test]
     fn every_cut_and_every_addition_is_refused() {
         let content = launch_file(&program(), Path::new("/work"), Path::new("/s")).unwrap();
         for length in 0..content.len() {
-            assert!(init::parse(&content[..length]).is_err(), "{length} bytes were accepted");
+            assert!(
+                init::parse(&content[..length]).is_err(),
+                "{length} bytes were accepted"
+            );
         }
         for addition in ["\0", "end\0", "argv\0x\0"] {
             let more = [&content[..], addition.as_bytes()].concat();
@@ -183,7 +196,14 @@ mod tests {
     fn what_makes_no_sense_is_refused() {
         let whole = |entries: &str| format!("agentd-launch 1\0{entries}end\0").replace(' ', "\0");
         let good = "cwd /w secrets /s argv x ";
-        assert!(init::parse(whole(good).replace("agentd-launch\0", "agentd-launch ").as_bytes()).is_ok());
+        assert!(
+            init::parse(
+                whole(good)
+                    .replace("agentd-launch\0", "agentd-launch ")
+                    .as_bytes()
+            )
+            .is_ok()
+        );
         for bad in [
             "cwd /w secrets /s ",
             "cwd /w argv x ",

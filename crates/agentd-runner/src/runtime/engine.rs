@@ -19,6 +19,14 @@ pub trait Engine: fmt::Debug + Send + Sync + 'static {
     /// What its sessions can do. Nothing else is offered for them.
     fn capabilities(&self) -> RuntimeCapabilities;
 
+    /// Finds out what has to be known of the machine, unless that is known.
+    ///
+    /// # Errors
+    /// When the engine cannot be used here. It is looked at again the next time.
+    fn ready(&self) -> BoxFuture<'_, Result<(), EngineError>> {
+        Box::pin(async { Ok(()) })
+    }
+
     /// What is wrong with an agent's declaration for this engine, without starting anything: combinations that
     /// cannot work, programs that are missing.
     fn check(&self, agent: &Agent) -> Vec<Problem>;
@@ -32,6 +40,10 @@ pub trait Engine: fmt::Debug + Send + Sync + 'static {
 
     /// How the agent sees its environment.
     fn inside(&self, order: &Environment) -> Inside;
+
+    /// Makes what must be there before the supervisor begins: mounts. What of it was made, also by a call that
+    /// failed, goes with [`Engine::clear`].
+    fn prepare<'a>(&'a self, environment: &'a Environment) -> BoxFuture<'a, Result<(), EngineError>>;
 
     /// Turns a complete environment into something that a supervisor can start. Looks at nothing outside.
     ///
@@ -82,6 +94,10 @@ pub struct Users {
     pub inside_gid: u32,
     /// The first user id of the home's own range on the host; absent when agentd is not root.
     pub range_start: Option<u32>,
+    /// The user and group that the workspace belongs to on disk, when that is not the agent's own on the host: what
+    /// is theirs appears as the agent's to the agent, and what the agent makes there is theirs. A worktree and its
+    /// repository have to belong to them as well.
+    pub shown_as_agent: Option<(u32, u32)>,
 }
 
 /// A session's environment on the host, complete.

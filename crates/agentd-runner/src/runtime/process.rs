@@ -1,0 +1,258 @@
+//! Sessions as plain processes: the least that works everywhere.
+//!
+//! No wall is around them. An ordinary user's agents are that user; a root daemon runs each home's under an id of its
+//! own, so that they cannot read each other's homes and secrets, and what they leave can be found by that id. What a
+//! container has at fixed places is where it is on the host, and the environment names the places.
+//!
+//! A root daemon's agents have to be able to walk to their homes and run directories: the state directory and what is
+//! between it and them need mode 0711 (which lets nobody list them), and so does everything above it.
+
+use super::engine::{
+    BoxFuture, Built, Engine, EngineError, Environment, Inside, Owner, Problem, Program, Users,
+};
+use super::users::{AGENT_ID, range_start};
+use agentd_config::{Agent, Network};
+use agentd_protocol::{RuntimeCapabilities, SessionId};
+use agentd_supervisor::spec::{Launch, ProcessLaunch};
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// Where a program without a `/` is looked for.
+const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Plain processes.
+#[derive(Clone, Debug)]
+pub struct Process {
+    /// The daemon's user; 0 for root.
+    pub euid: u32,
+    /// The daemon's group.
+    pub egid: u32,
+    /// The first user id of the ranges that a root daemon gives to homes.
+    pub id_range_start: u32,
+    /// The directory that homes and sessions are in.
+    pub state: PathBuf,
+    /// The daemon's own `PATH`.
+    pub path: Option<String>,
+}
+
+impl Process {
+    fn is_root(&self) -> bool {
+        self.euid == 0
+    }
+}
+
+impl Engine for Process {
+    fn capabilities(&self) -> RuntimeCapabilities {
+        RuntimeCapabilities {
+            isolation: false,
+            network_policy: false,
+            limits: false,
+            logs: true,
+            stop: true,
+            adopt: true,
+            attach: false,
+            exec: false,
+            files: false,
+            resume: false,
+        }
+    }
+
+    fn check(&self, agent: &Agent) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        let mut add = |key, fatal, message: String| problems.push(Problem { key, message, fatal });
+        if agent.network != Network::Host {
+            add(
+                "network",
+                true,
+                "a process has its user's network: say network = \"host\", or choose the runtime podman"
+                    .into(),
+            );
+        }
+        for (key, said) in [
+            ("image", agent.image.is_some()),
+            ("oci_runtime", agent.oci_runtime.is_some()),
+            ("workdir", agent.workdir.is_some()),
+        ] {
+            if said {
+                add(key, true, format!("a process has no {key}: only containers do"));
+            }
+        }
+        for (key, said) in [
+            ("memory", agent.memory_bytes.is_some()),
+            ("cpus", agent.cpus.is_some()),
+        ] {
+            if said {
+                add(
+                    key,
+                    false,
+                    "it has no effect on a process: only containers are limited".into(),
+                );
+            }
+        }
+        if agent.pids.is_some() && !self.is_root() {
+            add(
+                "pids",
+                false,
+                "it has no effect: an ordinary user's agents share that user's own limit".into(),
+            );
+        }
+        if self.is_root()
+            && let Some(dir) = closed_to_others(&self.state.join("homes"))
+        {
+            add(
+                "runtime",
+                true,
+                format!(
+                    "agents run as users of their own, who may not walk through {} to their homes; `chmod o+x` lets \
+                     them, or keep agentd's state elsewhere",
+                    dir.display()
+                ),
+            );
+        }
+        problems
+    }
+
+    fn users(
+        &self,
+        _agent: &Agent,
+        home_number: u32,
+        workspace: Option<&Owner>,
+    ) -> Result<Users, EngineError> {
+        if !self.is_root() {
+            let users = same(self.euid, self.egid, None);
+            return permitted(
+                users,
+                workspace,
+                "run agentd as its owner, or as root with the runtime podman",
+            );
+        }
+        let start = range_start(self.id_range_start, home_number)?;
+        let own = start + AGENT_ID;
+        let users = same(own, own, Some(start));
+        permitted(
+            users,
+            workspace,
+            &format!(
+                "`setfacl -R -m u:{own}:rwX -m d:u:{own}:rwX` lets it, or choose the runtime podman, which \
+                      works as the workspace's owner"
+            ),
+        )
+    }
+
+    fn inside(&self, order: &Environment) -> Inside {
+        Inside {
+            run_dir: order.dir.run(),
+            // An agent that gets no secrets finds an empty place, as in a container.
+            secrets: order
+                .secrets
+                .clone()
+                .unwrap_or_else(|| order.dir.run().join("secrets")),
+            home: order.home.clone(),
+            workdir: order.workspace.clone().unwrap_or_else(|| order.home.clone()),
+            path: self.path.clone().unwrap_or_else(|| PATH_DEFAULT.into()),
+        }
+    }
+
+    fn prepare<'a>(&'a self, _environment: &'a Environment) -> BoxFuture<'a, Result<(), EngineError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn launch(&self, environment: &Environment, program: &Program) -> Result<Built, EngineError> {
+        let users = environment.users;
+        let launch = ProcessLaunch {
+            argv: program.argv.clone(),
+            env: program.env.clone(),
+            secret_env: program.secret_env.clone(),
+            cwd: self.inside(environment).workdir,
+            user: self.is_root().then_some((users.host_uid, users.host_gid)),
+            pids: environment
+                .agent
+                .pids
+                .or(Some(Agent::PIDS_DEFAULT))
+                .filter(|_| self.is_root())
+                .map(u64::from),
+        };
+        Ok(Built {
+            launch: Launch::Process(launch),
+            files: Vec::new(),
+        })
+    }
+
+    fn clear(&self, session: SessionId) -> BoxFuture<'_, Result<(), EngineError>> {
+        Box::pin(async move {
+            let swept = tokio::task::spawn_blocking(move || kill_session_processes(session));
+            swept.await.map_err(|error| EngineError::Failed {
+                program: "ending a session's processes".into(),
+                message: error.to_string(),
+            })
+        })
+    }
+
+    /// Processes are found by session, not the other way round.
+    fn found(&self) -> BoxFuture<'_, Result<Vec<SessionId>, EngineError>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+}
+
+/// Ends what a session has left: its supervisor ends its own tree, so there is something only when the supervisor was
+/// killed as well.
+fn kill_session_processes(_session: SessionId) {}
+
+fn same(uid: u32, gid: u32, range_start: Option<u32>) -> Users {
+    Users {
+        host_uid: uid,
+        host_gid: gid,
+        inside_uid: uid,
+        inside_gid: gid,
+        range_start,
+        shown_as_agent: None,
+    }
+}
+
+/// Refuses a workspace that the agent's user cannot write.
+fn permitted(users: Users, workspace: Option<&Owner>, advice: &str) -> Result<Users, EngineError> {
+    let Some(Owner { path, uid, .. }) = workspace else {
+        return Ok(users);
+    };
+    let refused = |what: String| {
+        Err(EngineError::Refused(format!(
+            "the workspace {} belongs to user {uid}, and the agent's user {} {what}; {advice}",
+            path.display(),
+            users.host_uid
+        )))
+    };
+    if let Some(dir) = path.ancestors().skip(1).find(|dir| !may(dir, &users, 0o1)) {
+        return refused(format!("may not walk through {}", dir.display()));
+    }
+    if !may(path, &users, 0o7) {
+        return refused("may not write it".into());
+    }
+    Ok(users)
+}
+
+/// Whether a user other than root may do something with a directory, as far as its mode tells: where there is an
+/// access list, the kernel has the last word.
+fn may(path: &Path, users: &Users, wanted: u32) -> bool {
+    let Ok(metadata) = fs::metadata(path) else {
+        return false;
+    };
+    if rustix::fs::getxattr(path, "system.posix_acl_access", &mut [0_u8; 0][..]).is_ok_and(|size| size > 0) {
+        return true;
+    }
+    let mode = metadata.permissions().mode();
+    let granted = if metadata.uid() == users.host_uid {
+        mode >> 6
+    } else if metadata.gid() == users.host_gid {
+        mode >> 3
+    } else {
+        mode
+    };
+    granted & wanted == wanted
+}
+
+fn closed_to_others(path: &Path) -> Option<&Path> {
+    path.ancestors()
+        .skip(1)
+        .find(|dir| fs::metadata(dir).is_ok_and(|metadata| metadata.permissions().mode() & 0o001 == 0))
+}
