@@ -11,10 +11,11 @@
 
 use agentd_protocol::envelope::{RequestLine, ResponseLine, write_error, write_result};
 use agentd_protocol::error::code;
-use agentd_protocol::requests::NoParams;
+use agentd_protocol::requests::{NoParams, StopSession};
 use agentd_protocol::results::Checked;
-use agentd_protocol::{Json, Method, Request, RpcError};
+use agentd_protocol::{Json, Method, OutcomeReason, Request, RpcError, SessionOutcome, Trigger, TriggerKind};
 use agentd_runner::plan::Plan;
+use agentd_store::session::{AcquireSession, ChangeSession, NewSession, SessionEvent};
 use agentd_store::sqlite::SqliteStore;
 use agentd_store::{Clock, Command, Ids, Query, Store, StoreOptions, StoreResult, Ticket, ask};
 use std::path::{Path, PathBuf};
@@ -94,8 +95,9 @@ pub(crate) fn plan(bytes: &[u8]) {
     }
 }
 
-/// Requests, one a line, done by a real store. A line `@ 1500` lets that many milliseconds go by. `$T1`, `$N1` and
-/// `$L1` stand for the newest task, node and lease that an answer has named, `$T2` … `$L9` for those before.
+/// Requests, one a line, done by a real store. A line `@ 1500` lets that many milliseconds go by. `$T1`, `$N1`, `$L1`
+/// and `$S1` stand for the newest task, node, lease and session that an answer has named, `$T2` … `$S9` for those
+/// before. What agentd itself asks about sessions is said by requests that come near it: see `event`.
 ///
 /// At the end the database agrees with itself, and everything that waited has been answered.
 pub(crate) fn request_store(bytes: &[u8]) {
@@ -134,6 +136,7 @@ async fn sequence(bytes: &[u8]) {
         match sort(request) {
             Some(Asked::Command(command)) => {
                 let waits = matches!(&command, Command::AcquireNextNode(params) if params.wait_secs > Some(0))
+                    || matches!(&command, Command::AcquireSession(params) if params.acquire.wait_secs > Some(0))
                     || matches!(&command, Command::AcquireResourceLock(params) if params.wait_secs > Some(0));
                 let mut ticket = store.submit(command).await.expect("the store is open");
                 if waits {
@@ -189,6 +192,7 @@ struct Seen {
     tasks: Vec<String>,
     nodes: Vec<String>,
     leases: Vec<String>,
+    sessions: Vec<String>,
 }
 
 impl Seen {
@@ -200,8 +204,15 @@ impl Seen {
             ("task_id", &mut self.tasks),
             ("node_id", &mut self.nodes),
             ("lease_id", &mut self.leases),
+            ("session_id", &mut self.sessions),
         ] {
-            let id = result.get(name).and_then(|id| id.as_str());
+            // A session that was acquired has a node beside it.
+            let id = match (result.get(name), result.get("node"), result.get("session")) {
+                (None, _, Some(session)) if name == "session_id" => session.get("id"),
+                (None, Some(node), _) => node.get(name),
+                (id, _, _) => id,
+            };
+            let id = id.and_then(|id| id.as_str());
             list.extend(
                 id.filter(|id| !list.iter().any(|known| known == id))
                     .map(str::to_owned),
@@ -223,6 +234,7 @@ impl Seen {
                 Some(b'T') => &self.tasks,
                 Some(b'N') => &self.nodes,
                 Some(b'L') => &self.leases,
+                Some(b'S') => &self.sessions,
                 _ => &Vec::new(),
             };
             let place = behind
@@ -256,6 +268,12 @@ fn sort(request: Request) -> Option<Asked> {
     Some(match request {
         R::RegisterTask(params) => Asked::Command(Command::RegisterTask(params)),
         R::AddNodes(params) => Asked::Command(Command::AddNodes(params)),
+        R::AcquireNextNode(acquire) if acquire.lease_owner.as_deref() == Some("agent") => {
+            Asked::Command(Command::AcquireSession(AcquireSession {
+                agent: "agent".into(),
+                acquire,
+            }))
+        }
         R::AcquireNextNode(params) => Asked::Command(Command::AcquireNextNode(params)),
         R::CommitEvent(params) => Asked::Command(Command::CommitEvent(params)),
         R::HeartbeatNode(params) => Asked::Command(Command::HeartbeatNode(params)),
@@ -277,21 +295,57 @@ fn sort(request: Request) -> Option<Asked> {
         R::ReadJournal(params) => Asked::Query(Query::ReadJournal(params)),
         R::CheckDatabase(params) => Asked::Query(Query::CheckDatabase(params)),
         R::Metrics(params) => Asked::Query(Query::Metrics(params)),
+        R::RunAgent(params) => Asked::Command(Command::CreateSession(NewSession {
+            agent: params.agent,
+            trigger: Trigger {
+                kind: TriggerKind::Manual,
+                context: params.context,
+            },
+            prompt: params.prompt,
+            idempotency_key: params.idempotency_key,
+        })),
+        R::StopSession(params) => Asked::Command(Command::ChangeSession(ChangeSession {
+            session_id: params.session_id,
+            event: Some(event(params)),
+            notes: Vec::new(),
+        })),
+        R::RemoveSession(params) => Asked::Command(Command::RemoveSession(params)),
+        R::ListSessions(params) => Asked::Query(Query::ListSessions(params)),
+        R::GetSession(params) => Asked::Query(Query::GetSession(params)),
+        R::ListAgents(params) => Asked::Query(Query::OpenSessions(params)),
         R::DescribeInterface(_)
         | R::Health(_)
         | R::WhoAmI(_)
         | R::SubscribeJournal(_)
-        | R::RunAgent(_)
-        | R::ListAgents(_)
-        | R::ListSessions(_)
-        | R::GetSession(_)
-        | R::StopSession(_)
-        | R::RemoveSession(_)
         | R::ReadTranscript(_)
         | R::Reload(_)
         | R::BackupDatabase(_)
         | R::RestoreDatabase(_) => return None,
     })
+}
+
+// No request tells of what happens to a session: the time that it is given to stop chooses.
+fn event(params: StopSession) -> SessionEvent {
+    match params.grace_secs {
+        Some(0) => SessionEvent::SetUp {
+            replica: 0,
+            runtime: "process".into(),
+        },
+        Some(1) => SessionEvent::Requeue,
+        Some(2) => SessionEvent::Start,
+        Some(3) => SessionEvent::Run,
+        Some(4) => SessionEvent::TearDown { exited_wall_ms: None },
+        Some(5) => SessionEvent::End(SessionOutcome {
+            reason: OutcomeReason::Failed,
+            exit_code: None,
+            signal: None,
+            message: params.reason,
+            result: Some(Json::null()),
+        }),
+        _ => SessionEvent::Stop {
+            reason: params.reason.unwrap_or_default(),
+        },
+    }
 }
 
 /// A directory in memory where there is one: thousands of databases are made a minute.

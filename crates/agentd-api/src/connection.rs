@@ -6,6 +6,7 @@ use crate::linger;
 use crate::options::{IN_FLIGHT_MAX, LARGE_ANSWER_BYTES, OUTBOX_BYTES_SOFT_MAX};
 use crate::outbox::{Broken, Outbox, poll_hangup};
 use crate::roles::Peer;
+use crate::sessions::{SessionsReply, SessionsRequest, SessionsResult};
 use crate::shared::{Shared, who_am_i};
 use crate::slots::Slot;
 use crate::sniff::{self, Protocol};
@@ -279,9 +280,40 @@ impl Connection {
                 Ok(reply) => self.write(id, Ok(&reply)),
                 Err(error) => self.write::<()>(id, Err(error.into())),
             },
+            Read::Sessions(request) => match self.ask_sessions(request).await {
+                Some(Ok(reply)) => self.write(id, Ok(&reply)),
+                Some(Err(error)) => self.write::<()>(id, Err(error.into())),
+                None => false,
+            },
             // Not answered here: it ends the loop that this is called from.
             Read::Subscribe(_) => true,
         };
+    }
+
+    /// None when the client has gone away from something that waits: then nobody is to be told.
+    async fn ask_sessions(&mut self, request: SessionsRequest) -> Option<SessionsResult<SessionsReply>> {
+        let shared = Arc::clone(&self.shared);
+        let waits = request.waits();
+        let mut asking = Box::pin(shared.ask_sessions(request));
+        if !waits {
+            return Some(self.beside(asking).await);
+        }
+        let patience = self.shared.timeouts.write_stall;
+        let (outbox, stream) = (&mut self.outbox, &self.stream);
+        poll_fn(|context| {
+            if let Poll::Ready(answer) = asking.as_mut().poll(context) {
+                return Poll::Ready(Some(answer));
+            }
+            // While there is something to send, sending finds out who is gone.
+            if let Poll::Ready(Err(_)) = outbox.poll_flush(stream, patience, context) {
+                return Poll::Ready(None);
+            }
+            if outbox.is_empty() && poll_hangup(stream, context).is_ready() {
+                return Poll::Ready(None);
+            }
+            Poll::Pending
+        })
+        .await
     }
 
     /// Waits for something, and sends answers meanwhile.
@@ -443,11 +475,18 @@ impl Connection {
                 if line.trim_ascii().is_empty() {
                     continue;
                 }
-                if let (_, Work::Command(command)) = dispatch::read(line, &self.peer)
-                    && !dispatch::is_acquire(&command)
-                    && self.shared.store.submit(command).await.is_err()
-                {
-                    return;
+                match dispatch::read(line, &self.peer).1 {
+                    Work::Command(command) if !dispatch::is_acquire(&command) => {
+                        if self.shared.store.submit(command).await.is_err() {
+                            return;
+                        }
+                    }
+                    Work::Read(Read::Sessions(request)) if request.is_change() => {
+                        if Box::pin(self.shared.ask_sessions(request)).await.is_err() {
+                            tracing::debug!("what a client asked of sessions before it went was refused");
+                        }
+                    }
+                    Work::Command(_) | Work::Read(_) => {}
                 }
             }
             if self.eof {
@@ -480,6 +519,8 @@ async fn take_back(shared: &Shared, grants: Vec<Undelivered>) {
         let command = match grant {
             Undelivered::Node(params) => Command::ReleaseNode(params),
             Undelivered::Lock(params) => Command::ReleaseResourceLock(params),
+            // Nobody acquires sessions through the socket.
+            Undelivered::Session(..) => continue,
         };
         if let Err(error) = shared.store.submit(command).await {
             tracing::debug!(%error, "a grant that reached nobody ends with its lease");

@@ -1,6 +1,7 @@
 //! From a line to something that can be done.
 
 use crate::roles::Peer;
+use crate::sessions::SessionsRequest;
 use agentd_protocol::envelope::RequestLine;
 use agentd_protocol::requests::SubscribeJournal;
 use agentd_protocol::{Json, Method, NodeSpec, Reason, Request, Role, RpcError};
@@ -20,6 +21,8 @@ pub(crate) enum Work {
 pub(crate) enum Read {
     /// The store is asked.
     Query(Query),
+    /// Whoever runs sessions is asked.
+    Sessions(SessionsRequest),
     /// The server itself knows.
     DescribeInterface,
     /// Both know a part.
@@ -114,20 +117,21 @@ fn sort(request: Request) -> Work {
         R::ListResourceLocks(params) => return Work::Read(Read::Query(Query::ListResourceLocks(params))),
         R::ReadJournal(params) => return Work::Read(Read::Query(Query::ReadJournal(params))),
         R::BackupDatabase(params) => return Work::Read(Read::Query(Query::BackupDatabase(params))),
-        R::RunAgent(_)
-        | R::ListAgents(_)
-        | R::ListSessions(_)
-        | R::GetSession(_)
-        | R::StopSession(_)
-        | R::RemoveSession(_)
-        | R::ReadTranscript(_)
-        | R::Reload(_) => {
-            let why = "this agentd runs no sessions";
-            return Work::Read(Read::Refuse(RpcError::refused(Reason::Unsupported, why)));
-        }
+        R::RunAgent(params) => return sessions(SessionsRequest::Run(params)),
+        R::ListAgents(_) => return sessions(SessionsRequest::Agents),
+        R::ListSessions(params) => return sessions(SessionsRequest::List(params)),
+        R::GetSession(params) => return sessions(SessionsRequest::Get(params)),
+        R::StopSession(params) => return sessions(SessionsRequest::Stop(params)),
+        R::RemoveSession(params) => return sessions(SessionsRequest::Remove(params)),
+        R::ReadTranscript(params) => return sessions(SessionsRequest::Transcript(params)),
+        R::Reload(_) => return sessions(SessionsRequest::Reload),
         R::CheckDatabase(params) => return Work::Read(Read::Query(Query::CheckDatabase(params))),
     };
     Work::Command(command)
+}
+
+fn sessions(request: SessionsRequest) -> Work {
+    Work::Read(Read::Sessions(request))
 }
 
 /// True for commands that may be answered much later than those submitted after them: whoever sends more on
@@ -180,14 +184,15 @@ mod tests {
     #[test]
     fn only_operators_register_what_the_daemons_user_will_run() {
         let id = "01234567-89ab-4cde-8f01-23456789abcd";
-        let node = r#"{"work":{"kind":"command","argv":["true"],"cwd":"/"}}"#;
-        for line in [
+        let command = r#"{"work":{"kind":"command","argv":["true"],"cwd":"/"}}"#;
+        let agent = r#"{"work":{"kind":"agent","agent":"a"}}"#;
+        for line in [command, agent].into_iter().flat_map(|node| [
             format!(r#"{{"method":"RegisterTask","params":{{"goal":"g","initial_nodes":[{{}},{node}]}}}}"#),
             format!(r#"{{"method":"AddNodes","params":{{"task_id":"{id}","nodes":[{node}]}}}}"#),
             format!(
                 r#"{{"method":"CompleteNode","params":{{"task_id":"{id}","node_id":"{id}","lease_id":"{id}","payload":1,"add_nodes":[{node}]}}}}"#
             ),
-        ] {
+        ]) {
             let error = refusal(&line, Role::Worker).unwrap();
             assert_eq!(error.reason(), Some(Reason::Forbidden));
             assert!(

@@ -40,6 +40,9 @@
 //! back. A client that breaks the framing is answered, and what it still sends is read for a moment and thrown
 //! away, so that it comes to read the answer.
 //!
+//! **Sessions.** What is asked about them goes to whoever runs them ([`Sessions`]), in the order of the requests and
+//! one at a time, as questions do. A transcript that waits for output ends with its client, and with the server.
+//!
 //! **Subscriptions.** `SubscribeJournal` takes the connection over: one entry a line, read from the store a page
 //! at a time and only when the last page was sent, woken by the store's head. A reader that blocks is told its
 //! last entry and closed; it can go on from there.
@@ -60,6 +63,7 @@ mod options;
 mod outbox;
 mod roles;
 mod server;
+mod sessions;
 mod shared;
 mod slots;
 mod sniff;
@@ -70,4 +74,5 @@ pub use error::ServerError;
 pub use options::{ServerOptions, Timeouts};
 pub use roles::RolePolicy;
 pub use server::Server;
+pub use sessions::{Sessions, SessionsError, SessionsResult};
 pub use socket::Claim;

@@ -1,6 +1,6 @@
 //! How the server behaves.
 
-use crate::RolePolicy;
+use crate::{RolePolicy, Sessions};
 use agentd_store::Store;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,6 +13,8 @@ pub struct ServerOptions {
     pub socket_path: PathBuf,
     /// What answers the requests.
     pub store: Arc<dyn Store>,
+    /// What runs sessions; without it every request about them is refused.
+    pub sessions: Option<Arc<dyn Sessions>>,
     /// Who may do what.
     pub roles: RolePolicy,
     /// How long a lease lasts that names no length of its own, in seconds: shown by `Health` and `Metrics`.
@@ -29,13 +31,14 @@ pub struct ServerOptions {
 }
 
 impl ServerOptions {
-    /// The defaults: 4096 connections, mode 0660, and nobody but the daemon's own user and root may do more
+    /// The defaults: no sessions, 4096 connections, mode 0660, and nobody but the daemon's own user and root may do more
     /// than read.
     #[must_use]
     pub fn new(socket_path: impl Into<PathBuf>, store: Arc<dyn Store>) -> Self {
         Self {
             socket_path: socket_path.into(),
             store,
+            sessions: None,
             roles: RolePolicy::default(),
             running_timeout_secs: 300,
             context_event_limit: 50,

@@ -1,7 +1,9 @@
 //! What all connections of a server have in common.
 
+use crate::Sessions;
 use crate::options::{ServerOptions, Timeouts};
 use crate::roles::Peer;
+use crate::sessions::{SessionsError, SessionsReply, SessionsRequest, SessionsResult};
 use crate::slots::Slots;
 use agentd_protocol::methods::describe_interface;
 use agentd_protocol::requests::NoParams;
@@ -17,6 +19,7 @@ use tokio_util::task::TaskTracker;
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) store: Arc<dyn Store>,
+    sessions: Option<Arc<dyn Sessions>>,
     pub(crate) slots: Arc<Slots>,
     pub(crate) counters: Counters,
     pub(crate) timeouts: Timeouts,
@@ -24,7 +27,7 @@ pub(crate) struct Shared {
     pub(crate) stop: CancellationToken,
     // The same to look at without taking the token's lock. Set before the token is cancelled.
     stopping: AtomicBool,
-    /// The queries that the store is answering.
+    /// What the store and whoever runs sessions are answering.
     pub(crate) queries: TaskTracker,
     started: Instant,
     running_timeout_secs: u64,
@@ -62,6 +65,7 @@ impl Shared {
     pub(crate) fn new(options: &ServerOptions, slots: Arc<Slots>) -> Self {
         Self {
             store: Arc::clone(&options.store),
+            sessions: options.sessions.clone(),
             slots,
             counters: Counters::default(),
             timeouts: options.timeouts,
@@ -97,6 +101,27 @@ impl Shared {
             return Err(StoreError::ShuttingDown);
         }
         self.store.query(query).await
+    }
+
+    /// Asks whoever runs sessions, unless the server stops.
+    pub(crate) async fn ask_sessions(&self, request: SessionsRequest) -> SessionsResult<SessionsReply> {
+        // Held while it is answered: the store is closed afterwards.
+        let _asking = self.queries.token();
+        if self.is_stopping() {
+            return Err(SessionsError::ShuttingDown);
+        }
+        let Some(sessions) = self.sessions.as_deref() else {
+            let why = "this agentd runs no sessions: it was started without what they need";
+            return Err(SessionsError::Unsupported(why.into()));
+        };
+        if !request.waits() {
+            return request.ask(sessions).await;
+        }
+        tokio::select! {
+            biased;
+            answer = request.ask(sessions) => answer,
+            () = self.stop.cancelled() => Err(SessionsError::ShuttingDown),
+        }
     }
 
     /// Serialised once: it is the largest answer that never changes.

@@ -26,7 +26,15 @@ fn requests() -> String {
          {{\"method\":\"TaskStatus\",\"params\":{{\"task_id\":\"{ID}\"}}}}\n\
          {{\"method\":\"RegisterTask\",\"params\":{{\"goal\":\"g\"}}}}\n\
          {{\"method\":\"RegisterTask\",\"params\":{{\"goal\":\"g\",\"initial_nodes\":[{work}]}}}}\n\
-         {{\"method\":\"PruneTasks\"}}\n"
+         {{\"method\":\"PruneTasks\"}}\n\
+         {{\"method\":\"ListAgents\"}}\n\
+         {{\"method\":\"ListSessions\"}}\n\
+         {{\"method\":\"GetSession\",\"params\":{{\"session_id\":\"{ID}\"}}}}\n\
+         {{\"method\":\"RunAgent\",\"params\":{{\"agent\":\"a\"}}}}\n\
+         {{\"method\":\"StopSession\",\"params\":{{\"session_id\":\"{ID}\"}}}}\n\
+         {{\"method\":\"RemoveSession\",\"params\":{{\"session_id\":\"{ID}\"}}}}\n\
+         {{\"method\":\"ReadTranscript\",\"params\":{{\"session_id\":\"{ID}\"}}}}\n\
+         {{\"method\":\"Reload\"}}\n"
     )
 }
 
@@ -70,7 +78,10 @@ async fn the_kernels_word_decides_what_a_user_may_do() {
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let program = dir.path().join("program");
     fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
-    for (workers, role, forbidden) in [
+    // Of sessions both may only look: whoever runs agents acts as the daemon's user, and what they print may be
+    // secret.
+    let of_sessions = [false, false, false, true, true, true, true, true];
+    for (workers, role, of_tasks) in [
         (vec![], "observer", [false, false, true, true, true]),
         (
             vec![format!("%{GID}")],
@@ -78,6 +89,7 @@ async fn the_kernels_word_decides_what_a_user_may_do() {
             [false, false, false, true, true],
         ),
     ] {
+        let forbidden = [&of_tasks[..], &of_sessions[..]].concat();
         let socket = dir.path().join(role);
         let server = Running::start_with(|options| {
             options.socket_path.clone_from(&socket);
@@ -88,7 +100,7 @@ async fn the_kernels_word_decides_what_a_user_may_do() {
             };
         });
         let answers = ask_as_another_user(&program, &socket).await;
-        assert_eq!(answers.len(), 5, "{answers:?}");
+        assert_eq!(answers.len(), forbidden.len(), "{answers:?}");
         let who = &answers[0]["result"];
         assert_eq!(
             (who["uid"].as_u64(), who["gid"].as_u64()),

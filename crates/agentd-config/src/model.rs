@@ -189,6 +189,12 @@ impl Agent {
         }
     }
 
+    /// True when its containers run under gVisor.
+    #[must_use]
+    pub fn is_gvisor(&self) -> bool {
+        is_gvisor(self.oci_runtime.as_deref())
+    }
+
     /// Most memory of a session's container, in bytes.
     pub const MEMORY_BYTES_DEFAULT: u64 = 2 * 1024 * 1024 * 1024;
     /// Most processes of a session.
@@ -197,4 +203,9 @@ impl Agent {
     pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(2 * 3600);
     /// Between TERM and KILL.
     pub const GRACE_PERIOD_DEFAULT: Duration = Duration::from_secs(30);
+}
+
+/// True for gVisor's program, wherever it lies.
+pub(crate) fn is_gvisor(oci_runtime: Option<&str>) -> bool {
+    oci_runtime.is_some_and(|name| name.rsplit('/').next() == Some("runsc"))
 }

@@ -16,9 +16,9 @@ pub const LOCK_METADATA_BYTES_MAX: usize = 4096;
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 256;
 /// Capabilities of one node or of one worker.
 pub const CAPABILITIES_MAX: usize = 64;
-/// Different sets of capabilities that the nodes in one database ask for. Each acquire by capability looks
-/// at every set once, so this bounds its cost.
-pub const CAPABILITY_SETS_MAX: usize = 1024;
+/// Different sets of capabilities that the nodes in one database ask for. They are kept in memory, and each
+/// acquire by capability looks at the nodes of every set that suits it.
+pub const CAPABILITY_SETS_MAX: usize = 4096;
 /// Nodes in one request.
 pub const NODES_PER_REQUEST_MAX: usize = 100_000;
 /// Nodes in one task. Pausing or cancelling one is a single transaction, so this bounds how long it takes.
@@ -39,6 +39,13 @@ pub const PAGE_MAX: u32 = 10_000;
 pub const PAGE_DEFAULT: u32 = 500;
 /// Resource locks held at once.
 pub const LOCKS_MAX: u64 = 100_000;
+/// Sessions that are not over, those that wait for their turn included.
+pub const OPEN_SESSIONS_MAX: u64 = 10_000;
+/// What the prompts and the triggers of all sessions that are not over may take together, in bytes: they are read
+/// as a whole when the daemon starts.
+pub const OPEN_SESSIONS_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Homes of agents that are ever numbered in one database.
+pub const HOMES_MAX: u32 = 65_536;
 /// A prompt, in bytes.
 pub const PROMPT_BYTES_MAX: usize = 768 * 1024;
 /// An agent's name, in bytes.

@@ -11,10 +11,12 @@ use std::fmt;
 ///
 /// ```text
 ///   QUEUED ─▶ SETUP ─▶ STARTING ─▶ RUNNING ─▶ TEARDOWN ─▶ ENDED
-///      ▲        │         │                       ▲          ▲
-///      └────────┘         └───────────────────────┤          │ cancelled while queued
-///   agentd ended before   a failed set-up is torn down, too  │
-///   the agent could begin ────────────────────────────────────
+///     │ ▲       │ │       │  │                  ▲           ▲
+///     │ └───────┴─│───────┘  └──────────────────┤           │
+///     │  agentd   └─────────────────────────────┘           │
+///     │  ended before the   a failed set-up is torn         │
+///     │  agent could begin  down, too                       │
+///     └── cancelled while queued ───────────────────────────┘
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]

@@ -36,4 +36,5 @@ pub mod exec;
 pub mod inside;
 pub mod plan;
 pub mod runtime;
+pub mod session;
 pub mod worker;

@@ -1,5 +1,7 @@
 //! The first process of a container, run as a plain process.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
 use agentd_runner::inside::{INIT, install_init, launch_file};
 use agentd_runner::runtime::engine::Program;
 use nix::sys::signal::{Signal, kill};

@@ -78,9 +78,7 @@ impl Home {
 /// Where the message points, and what it says.
 fn refusal(text: &str) -> (usize, String, String) {
     match Home::new().load(text).unwrap_err() {
-        PlanError::Invalid {
-            line, key, message, ..
-        } => (line, key, message),
+        PlanError::Invalid(mistake) => (mistake.line, mistake.key, mistake.message),
         other => panic!("{other}"),
     }
 }
@@ -256,6 +254,139 @@ fn values_that_cannot_be_meant_are_refused_where_they_stand() {
         node("").replace("'a'", "'report'")
     ));
     assert!(message.contains("did you mean \"report\"?"), "{message}");
+}
+
+const AGENTS: &str = r#"
+goal = "Review {{ args.what }}"
+
+[args.what]
+
+[defaults]
+timeout = "2m"
+
+[[nodes]]
+name = "list"
+run = "ls"
+capabilities = ["fast"]
+
+[[nodes]]
+name = "own"
+needs = ["list"]
+agent = "reviewer"
+
+[[nodes]]
+name = "review"
+needs = ["list"]
+agent = "reviewer-2"
+prompt = "Review {{ args.what }} of {{ plan.dir }}, \"all\" of it"
+timeout = "1h"
+retry = { attempts = 2 }
+priority = 3
+
+[[nodes]]
+name = "any"
+needs = ["own", "review"]
+prompt = "Judge the reviews"
+capabilities = ["judge", "write"]
+"#;
+
+#[test]
+fn agents_work_on_nodes() {
+    let home = Home::new();
+    let bound = home
+        .load(AGENTS)
+        .unwrap()
+        .bind(&home.arguments(&["{{ args.x }}"], &[]))
+        .unwrap();
+    let registration = bound.registration("key").unwrap();
+    let works: Vec<_> = registration
+        .register
+        .initial_nodes
+        .iter()
+        .map(|node| match node.work.clone().unwrap() {
+            Work::Command(_) => None,
+            Work::Agent(work) => Some((work.agent, work.prompt, work.timeout_secs.unwrap().ms)),
+        })
+        .collect();
+    let dir = home.dir.path().canonicalize().unwrap();
+    let text = |text: &str| Some(text.to_owned());
+    assert_eq!(
+        works,
+        [
+            None,
+            Some((text("reviewer"), None, 120_000)),
+            Some((
+                text("reviewer-2"),
+                // What an argument says is not a template.
+                Some(format!(
+                    "Review {{{{ args.x }}}} of {}, \"all\" of it",
+                    dir.display()
+                )),
+                3_600_000
+            )),
+            Some((None, text("Judge the reviews"), 120_000)),
+        ]
+    );
+    let review = &registration.register.initial_nodes[2];
+    assert_eq!((review.priority, review.retry.unwrap().max_attempts), (3, 2));
+    assert_eq!(
+        registration.register.initial_nodes[3].capabilities,
+        ["judge", "write"]
+    );
+
+    // What agents must be able to do is not asked of whoever runs the commands.
+    assert_eq!(bound.capabilities(), ["fast"]);
+    let needs: Vec<_> = bound.agents().map(|need| (need.node, need.agent)).collect();
+    let expected = [
+        ("own", Some("reviewer")),
+        ("review", Some("reviewer-2")),
+        ("any", None),
+    ];
+    assert_eq!(needs, expected);
+    assert!(bound.cwd("list").is_some() && bound.cwd("own").is_none());
+}
+
+#[test]
+fn agents_that_cannot_be_meant_are_refused_where_they_stand() {
+    let agent = |more: &str| format!("goal = 'g'\n[[nodes]]\nname = 'a'\n{more}\n");
+    for (more, line, part) in [
+        ("agent = 'r'\ncommand = ['ls']", 4, "either command or an agent"),
+        ("prompt = 'p'\nrun = 'ls'", 4, "either run or an agent"),
+        ("agent = 'Reviewer'", 4, "cannot be an agent's name"),
+        ("agent = '*'\nprompt = 'p'", 4, "cannot be an agent's name"),
+        ("agent = 5", 4, "must be a string"),
+        ("prompt = 'p'", 4, "whose is it"),
+        ("prompt = 'p'\ncapabilities = []", 4, "whose is it"),
+        ("capabilities = ['x']", 2, "agent = \"NAME\""),
+        ("agent = 'r'\ncwd = '/'", 5, "workspace"),
+        ("agent = 'r'\nenv = { A = 'b' }", 5, "cannot have env"),
+        (
+            "agent = 'r'\nprompt = '{{ args.x }}'",
+            5,
+            "nothing called \"args.x\"",
+        ),
+        (
+            "agent = 'r'\nprompt = '{{ plan.dri }}'",
+            5,
+            "did you mean \"plan.dir\"?",
+        ),
+        ("agent = 'r'\nprompt = \"a\\u0000b\"", 5, "NUL"),
+        ("agnet = 'r'", 4, "did you mean \"agent\"?"),
+    ] {
+        let (at, _, message) = refusal(&agent(more));
+        assert!(message.contains(part), "{more:?}: {message}");
+        assert_eq!(at, line, "{more:?}: {message}");
+    }
+}
+
+#[test]
+fn a_prompt_that_becomes_too_long_is_refused() {
+    let home = Home::new();
+    let text = "goal = 'g'\n[args.x]\n[[nodes]]\nname = 'a'\nagent = 'r'\nprompt = '{% for i in range(50) %}{{ args.x }}{% endfor %}'\n";
+    let plan = home.load(text).unwrap();
+    let long = "x".repeat(16_384);
+    let error = plan.bind(&home.arguments(&[&long], &[])).unwrap_err().to_string();
+    assert!(error.contains(":6:") && error.contains("into a file"), "{error}");
 }
 
 #[test]

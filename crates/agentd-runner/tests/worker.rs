@@ -5,10 +5,10 @@
 use agentd_api::{Server, ServerOptions};
 use agentd_client::Client;
 use agentd_protocol::requests::{
-    AcquireNextNode, CancelTask, GetNode, RegisterTask, ReleaseNode, TaskStatus,
+    AcquireNextNode, CancelTask, CompleteNode, GetNode, RegisterTask, ReleaseNode, TaskStatus,
 };
 use agentd_protocol::results::{
-    AcquiredNode, CancelledTask, GetNodeResult, Ok as Done, RegisteredTask, TaskStatusResult,
+    AcquiredNode, CancelledTask, Completed, GetNodeResult, Ok as Done, RegisteredTask, TaskStatusResult,
 };
 use agentd_protocol::{
     CommandWork, Json, Method, NodeId, NodeSpec, NodeStatus, RetryPolicy, Seconds, TaskId, TaskState, Work,
@@ -526,6 +526,89 @@ async fn a_node_of_another_program_is_left_to_it() {
     let nodes = &daemon.status(task_id).await.nodes;
     assert_eq!((nodes[0].status, nodes[0].fence), (NodeStatus::Pending, None));
     assert_eq!(nodes[1].status, NodeStatus::Completed);
+}
+
+#[tokio::test]
+async fn a_node_of_an_agent_is_left_to_its_session() {
+    let daemon = Daemon::start();
+    let plan = daemon.path().join("plan.toml");
+    let text = r#"
+goal = "g"
+[[nodes]]
+name = "before"
+run = "echo material"
+[[nodes]]
+name = "review"
+needs = ["before"]
+agent = "reviewer"
+prompt = "Review it"
+[[nodes]]
+name = "value"
+needs = ["before"]
+prompt = "Judge it"
+capabilities = ["judge"]
+[[nodes]]
+name = "after"
+needs = ["review", "value"]
+run = 'cat "$AGENTD_INPUTS"/review.out "$AGENTD_INPUTS"/value.json; ls "$AGENTD_INPUTS"'
+"#;
+    std::fs::write(&plan, text).unwrap();
+    let bound = Plan::load(&plan).unwrap().bind(&Arguments::default()).unwrap();
+    let registration = bound.registration("key").unwrap();
+    let task_id = registration.submit(&mut daemon.client().await).await.unwrap();
+    let worker = daemon.work(|options| options.task_id = Some(task_id));
+
+    // The sessions, as whoever runs them leases their nodes.
+    let mut client = daemon.client().await;
+    let results = [
+        (
+            "work:agent:reviewer",
+            r#"{"session_id":"01234567-89ab-4cde-8f01-23456789abcd","exit_code":0,"output":"looks good\n"}"#,
+        ),
+        ("work:agent", r#"["a",1.50]"#),
+    ];
+    for (capability, result) in results {
+        let request = AcquireNextNode {
+            task_id: None,
+            lease_owner: None,
+            capabilities: Some(vec![capability.into(), "judge".into()]),
+            work_only: true,
+            wait_secs: Some(30),
+            lease_secs: None,
+        };
+        let node: AcquiredNode = client.call(Method::AcquireNextNode, &request).await.unwrap();
+        let Some(Work::Agent(work)) = &node.context.node.work else {
+            panic!("{node:?}")
+        };
+        assert_eq!(work.agent.is_some(), capability.ends_with("reviewer"));
+        let complete = CompleteNode {
+            task_id,
+            node_id: node.node_id,
+            lease_id: node.lease_id,
+            result_payload: Json::from_text(result.into()).unwrap(),
+            add_nodes: Vec::new(),
+            idempotency_key: None,
+        };
+        let _: Completed = client.call(Method::CompleteNode, &complete).await.unwrap();
+    }
+
+    daemon.finished(task_id).await;
+    let after = registration.node_ids[3];
+    let printed = daemon.payload(task_id, after).await;
+    assert_eq!(
+        printed["stdout"],
+        "looks good\n[\"a\",1.50]review.json\nreview.out\nvalue.json\n"
+    );
+    let events = worker.stop().await;
+    let begun = events
+        .iter()
+        .filter_map(|event| match event {
+            WorkerEvent::Started { node } => node.name.as_deref(),
+            WorkerEvent::NotOurs { node } => panic!("{node:?}"),
+            _ => None,
+        })
+        .collect::<Vec<_>>();
+    assert_eq!(begun, ["before", "after"]);
 }
 
 #[tokio::test]

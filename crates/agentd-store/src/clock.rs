@@ -1,6 +1,6 @@
 //! Time and randomness, as values that are passed in.
 
-use agentd_protocol::{EventId, LeaseId, NodeId, TaskId};
+use agentd_protocol::{EventId, LeaseId, NodeId, SessionId, TaskId};
 use std::fmt::Debug;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use uuid::Uuid;
@@ -71,6 +71,10 @@ pub trait Ids: Debug + Send + Sync + 'static {
     /// A new node's id.
     fn node(&self) -> NodeId {
         NodeId(self.sequential())
+    }
+    /// A new session's id.
+    fn session(&self) -> SessionId {
+        SessionId(self.sequential())
     }
     /// A new journal entry's id.
     fn event(&self) -> EventId {

@@ -1,6 +1,7 @@
 //! What can be asked of a store: commands change it, queries read it.
 
-use crate::StoreError;
+use crate::{StoreError, session};
+use agentd_protocol::SessionInfo;
 use agentd_protocol::requests as q;
 use agentd_protocol::results as r;
 use serde::Serialize;
@@ -76,6 +77,17 @@ operations! {
         HeartbeatResourceLock(q::HeartbeatResourceLock);
         /// Gives [`Reply::Done`].
         ReleaseResourceLock(q::ReleaseResourceLock);
+        /// Gives [`Reply::SessionQueued`].
+        CreateSession(session::NewSession);
+        /// Gives [`Reply::AcquiredSession`], after waiting if asked to.
+        AcquireSession(session::AcquireSession);
+        /// Gives [`Reply::Session`], as it is after the change.
+        ChangeSession(session::ChangeSession);
+        /// Gives [`Reply::Done`]. Only a session that is over can be removed; what the journal has of it goes with
+        /// it, but for the entry that says so.
+        RemoveSession(q::SessionRef);
+        /// Gives [`Reply::HomeNumber`]: always the same for the same name of a home.
+        NumberHome(String);
         /// Gives [`Reply::Restored`].
         RestoreDatabase(q::FileRef);
     }
@@ -92,6 +104,16 @@ operations! {
         ListResourceLocks(q::ListResourceLocks);
         /// Gives [`Reply::Journal`].
         ReadJournal(q::ReadJournal);
+        /// Gives [`Reply::Session`].
+        GetSession(q::SessionRef);
+        /// Gives [`Reply::Sessions`].
+        ListSessions(q::ListSessions);
+        /// Gives [`Reply::OpenSessions`]: all that are not over, oldest first.
+        OpenSessions(q::NoParams);
+        /// Gives [`Reply::EndedSessions`]: those that have been over for longest first.
+        EndedSessions(session::EndedBefore);
+        /// Gives [`Reply::InstanceId`].
+        InstanceId(q::NoParams);
         /// Gives [`Reply::Metrics`].
         Metrics(q::NoParams);
         /// Gives [`Reply::BackedUp`].
@@ -122,6 +144,22 @@ operations! {
         Pruned(r::Pruned);
         /// A granted lock, or none.
         Lock(Option<Box<r::ResourceLock>>);
+        /// A session was asked for.
+        SessionQueued(r::QueuedSession);
+        /// A leased node with its session, or none.
+        AcquiredSession(Option<Box<session::AcquiredSession>>);
+        /// A session.
+        Session(Box<SessionInfo>);
+        /// A page of sessions.
+        Sessions(r::SessionList);
+        /// The sessions that are not over.
+        OpenSessions(Vec<session::OpenSession>);
+        /// Sessions that are over.
+        EndedSessions(Vec<session::EndedSession>);
+        /// A home's number.
+        HomeNumber(session::HomeNumber);
+        /// The database's own name.
+        InstanceId(session::InstanceId);
         /// The database was replaced.
         Restored(r::Restored);
         /// A task with its nodes.

@@ -1,7 +1,7 @@
 //! Why a command or a query came to nothing.
 
 use agentd_protocol::error::code;
-use agentd_protocol::{NodeId, NodeStatus, Reason, RpcError, TaskId, Timestamp};
+use agentd_protocol::{NodeId, NodeStatus, Reason, RpcError, SessionId, SessionPhase, TaskId, Timestamp};
 use std::path::PathBuf;
 
 /// A refusal, or a failure of the database. Whichever it is, nothing was changed.
@@ -89,6 +89,19 @@ pub enum StoreError {
         /// A node on the circle.
         node: NodeId,
     },
+    /// No such session.
+    #[error("there is no session {0}")]
+    SessionNotFound(SessionId),
+    /// The session is in the wrong phase.
+    #[error("session {session} is {phase}; {what}")]
+    WrongPhase {
+        /// The session.
+        session: SessionId,
+        /// Its phase.
+        phase: SessionPhase,
+        /// What would be needed.
+        what: &'static str,
+    },
     /// The lock is not the caller's.
     #[error("the lock on {key:?} is not held with that lease ({why}); acquire it again")]
     StaleLock {
@@ -148,6 +161,8 @@ impl StoreError {
             Self::DuplicateNode { .. } => Reason::DuplicateNode,
             Self::UnknownDependency { .. } => Reason::UnknownDependency,
             Self::DependencyCycle { .. } => Reason::DependencyCycle,
+            Self::SessionNotFound(_) => Reason::SessionNotFound,
+            Self::WrongPhase { .. } => Reason::WrongState,
             Self::StaleLock { .. } => Reason::StaleLock,
             Self::IdempotencyConflict { .. } => Reason::IdempotencyConflict,
             Self::LimitExceeded(_) => Reason::LimitExceeded,

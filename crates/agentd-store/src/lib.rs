@@ -1,4 +1,5 @@
-//! agentd's durable state: tasks, nodes, leases, resource locks, and the journal of all that became of them.
+//! agentd's durable state: tasks, nodes, leases, resource locks, sessions, and the journal of all that became of
+//! them.
 //!
 //! Everything else in agentd may be killed at any moment and forget what it knew; this crate is what it comes
 //! back to. Two kinds of things can be asked of a [`Store`]: a [`Command`] changes it, a [`Query`] reads it.
@@ -18,6 +19,8 @@
 //! - A command that is refused changes nothing, and does not disturb those that share its commit.
 //! - A node has at most one live lease. A lease ends at its expiry, at that instant.
 //! - A grant that nobody is left to receive is taken back.
+//! - A node that is leased for a session has that session, in the same transaction. When a store is opened, the
+//!   leases of sessions that are not over begin anew, before anything else can have their nodes.
 //!
 //! *Architecture Invariant:* SQL is known here and nowhere else, and nothing of it shows in this interface.
 //! The interface assumes neither that the store is in this process nor that it is the only writer.
@@ -33,7 +36,9 @@ pub use clock::{Clock, Ids, SystemClock, SystemIds};
 pub use command::{Command, Query, Reply};
 pub use error::StoreError;
 
+use agentd_protocol::SessionId;
 use agentd_protocol::requests::ReleaseNode;
+use agentd_protocol::results::AcquiredNode;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -148,6 +153,8 @@ pub enum Undelivered {
     Node(ReleaseNode),
     /// A resource lock.
     Lock(agentd_protocol::requests::ReleaseResourceLock),
+    /// A node's lease, with the session that was to work under it.
+    Session(SessionId, ReleaseNode),
 }
 
 impl Ticket {
@@ -163,11 +170,10 @@ impl Ticket {
 #[must_use]
 pub fn undelivered(reply: &StoreResult) -> Option<Undelivered> {
     match reply {
-        Ok(Reply::Acquired(Some(node))) => Some(Undelivered::Node(ReleaseNode {
-            task_id: node.task_id,
-            node_id: node.node_id,
-            lease_id: node.lease_id,
-        })),
+        Ok(Reply::Acquired(Some(node))) => Some(Undelivered::Node(release(node))),
+        Ok(Reply::AcquiredSession(Some(acquired))) => {
+            Some(Undelivered::Session(acquired.session.id, release(&acquired.node)))
+        }
         Ok(Reply::Lock(Some(lock))) => Some(Undelivered::Lock(
             agentd_protocol::requests::ReleaseResourceLock {
                 resource_key: lock.resource_key.clone(),
@@ -175,6 +181,14 @@ pub fn undelivered(reply: &StoreResult) -> Option<Undelivered> {
             },
         )),
         _ => None,
+    }
+}
+
+fn release(node: &AcquiredNode) -> ReleaseNode {
+    ReleaseNode {
+        task_id: node.task_id,
+        node_id: node.node_id,
+        lease_id: node.lease_id,
     }
 }
 

@@ -1,4 +1,4 @@
-//! The transitions of nodes and locks, and nothing else: no database, no clock, no randomness.
+//! The transitions of nodes, locks and sessions, and nothing else: no database, no clock, no randomness.
 //!
 //! Every implementation of the store loads a state, asks here what an event makes of it, and writes down the
 //! answer. What is not allowed here happens nowhere.
@@ -12,6 +12,10 @@
 //!                  │     fail with attempts  └────────── cancel ─────────────┤
 //!                  └──────────────────────── cancel ─────────────────────────┘
 //! ```
+
+mod session;
+
+pub use session::{WrongPhase, decide_session};
 
 use agentd_protocol::{LeaseId, NodeStatus, RetryPolicy};
 

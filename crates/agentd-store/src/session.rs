@@ -2,7 +2,9 @@
 
 use agentd_protocol::requests::AcquireNextNode;
 use agentd_protocol::results::AcquiredNode;
-use agentd_protocol::{Json, LeaseId, NodeId, SessionId, SessionInfo, SessionOutcome, TaskId, Trigger};
+use agentd_protocol::{
+    Json, LeaseId, NodeId, SessionId, SessionInfo, SessionOutcome, TaskId, Timestamp, Trigger,
+};
 use serde::Serialize;
 
 /// A session to be made durable, in QUEUED.
@@ -67,7 +69,7 @@ pub enum SessionEvent {
         /// The kind of runtime.
         runtime: String,
     },
-    /// SETUP → QUEUED: nothing of it is left, and the agent never began.
+    /// SETUP or STARTING → QUEUED: nothing of it is left, and the agent never began, nor ever will.
     Requeue,
     /// SETUP → STARTING.
     Start,
@@ -78,7 +80,8 @@ pub enum SessionEvent {
         /// When the agent ended, in Unix milliseconds, when that is known.
         exited_wall_ms: Option<i64>,
     },
-    /// QUEUED or TEARDOWN → ENDED.
+    /// QUEUED or TEARDOWN → ENDED. A lease that it still holds is left as it is, and ends by itself: whoever ends
+    /// the session completes, fails or releases its node first.
     End(SessionOutcome),
     /// Its end was asked for; it is in the same phase still. The first reason stays.
     Stop {
@@ -112,4 +115,32 @@ pub struct SessionLease {
 pub struct HomeNumber {
     /// From 0 on.
     pub number: u32,
+}
+
+/// Asks for sessions that have been over for a while.
+#[derive(Clone, Copy, Debug)]
+pub struct EndedBefore {
+    /// Only those that ended before this, in Unix milliseconds.
+    pub before_wall_ms: i64,
+    /// At most so many, and never more than a page of any list has.
+    pub limit: u32,
+}
+
+/// A session that is over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct EndedSession {
+    /// The session.
+    pub session_id: SessionId,
+    /// The agent that it was an execution of.
+    pub agent: String,
+    /// When it was over.
+    pub ended_at: Timestamp,
+}
+
+/// A text that tells this database from every other: random, made once, kept for ever. A restored backup does not
+/// bring its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct InstanceId {
+    /// 32 hexadecimal digits.
+    pub id: String,
 }

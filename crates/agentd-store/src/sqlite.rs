@@ -10,8 +10,10 @@
 //! acquires, tasks recently used) can be rebuilt from it. When a transaction fails, it is.
 
 mod acquire;
+mod capabilities;
 mod context;
 mod finish;
+mod homes;
 mod locks;
 mod maintenance;
 mod open;
@@ -19,6 +21,8 @@ mod pool;
 mod prune;
 mod register;
 mod rows;
+mod session_rows;
+mod sessions;
 mod status;
 mod tasks;
 mod tx;
@@ -159,6 +163,23 @@ impl Store for SqliteStore {
                         .run("read the journal", move |conn| status::journal(conn, &params))
                         .await
                 }
+                Query::GetSession(params) => {
+                    self.readers
+                        .run("read a session", move |conn| session_rows::get(conn, &params))
+                        .await
+                }
+                Query::ListSessions(params) => {
+                    self.readers
+                        .run("list sessions", move |conn| session_rows::list(conn, &params))
+                        .await
+                }
+                Query::OpenSessions(_) => self.readers.run("list sessions", session_rows::open).await,
+                Query::EndedSessions(params) => {
+                    self.readers
+                        .run("list sessions", move |conn| session_rows::ended(conn, &params))
+                        .await
+                }
+                Query::InstanceId(_) => self.readers.run("read its name", homes::instance).await,
                 Query::Metrics(_) => {
                     self.readers
                         .run("count", move |conn| status::metrics(conn, &options))

@@ -64,6 +64,12 @@ impl SessionDir {
         self.root.join("run")
     }
 
+    /// What the agent left as its result, with every secret redacted: a copy where the agent cannot reach.
+    #[must_use]
+    pub fn result(&self) -> PathBuf {
+        self.root.join("result.json")
+    }
+
     /// The worktree that was made for the session.
     #[must_use]
     pub fn worktree(&self) -> PathBuf {

@@ -2,7 +2,34 @@
 //!
 //! agentd may be stopped, upgraded or killed; sessions go on. Each has a supervisor of its own, which owns the
 //! session's stdio, transcript, redaction, exit status and process tree, and tells whichever agentd comes.
+//!
+//! ```text
+//!   agentd ──spawn──▶ supervisor (agentd __session DIR)     fd 3: lock, fd 4: socket
+//!     │ Control          │   ├─ pipes, or the container's log ──▶ redact ──▶ DIR/transcript
+//!     └──DIR/socket──────┘   ├─ what happens ──▶ DIR/records.jsonl
+//!                            └─ the agent and all that it starts, or the container's monitor
+//! ```
+//!
+//! - [`spec`], [`record`] and [`dir`] are the contract: what a supervisor is told, what it tells, and where.
+//! - [`spawn`], [`control`], [`records`], [`transcript`] and [`sweep`] are for agentd.
+//! - [`supervisor_main`] is the process.
+//!
+//! *Architecture Invariant:* a supervisor needs no agentd for anything. It is told everything before it starts; what it
+//! tells is in files.
 
+pub mod control;
 pub mod dir;
+mod events;
+mod lines;
+pub mod proc;
 pub mod record;
+pub mod records;
+pub mod redact;
+pub mod spawn;
 pub mod spec;
+mod supervise;
+pub mod sweep;
+pub mod transcript;
+pub mod wire;
+
+pub use supervise::{supervisor_main, supervisor_main_as};

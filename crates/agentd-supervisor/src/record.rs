@@ -54,6 +54,9 @@ pub enum What {
         /// What, for people.
         message: String,
     },
+    /// Something that a newer supervisor tells and this version has no word for.
+    #[serde(other)]
+    Unknown,
 }
 
 /// Why agentd ended an agent.

@@ -207,8 +207,8 @@ impl Console {
 }
 
 /// Columns that are never folded: ids are to be copied, and the others are short.
-const WHOLE: [&str; 8] = [
-    "task", "state", "done", "age", "status", "attempt", "duration", "fence",
+const WHOLE: [&str; 10] = [
+    "task", "session", "agent", "state", "done", "age", "status", "attempt", "duration", "fence",
 ];
 
 // Aligned columns; on a terminal they fit its width.
@@ -271,7 +271,8 @@ fn paint(color: bool, tone: Tone, text: &str) -> String {
     }
 }
 
-fn stdout(error: io::Error) -> Failure {
+/// What became of writing to one of the two streams.
+pub(crate) fn stdout(error: io::Error) -> Failure {
     if error.kind() == io::ErrorKind::BrokenPipe {
         // What a shell shows for a program that SIGPIPE ended.
         return Failure::new(Exit::Passed(141), "");

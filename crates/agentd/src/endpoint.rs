@@ -225,7 +225,7 @@ impl<'a> Host<'a> {
             }
             if began.elapsed() >= patience {
                 self.context.settings.prepare_home().map_err(Failure::config)?;
-                match Instance::start(&self.context.settings) {
+                match Instance::start(self.context).await {
                     Ok(instance) => {
                         for note in self
                             .context

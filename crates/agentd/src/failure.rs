@@ -30,6 +30,8 @@ pub(crate) enum Exit {
     Config,
     /// The time that was given is over.
     Timeout,
+    /// `agentd run` could not run a session, or nobody can know how it ended.
+    NoSession,
     /// Ctrl-C.
     Interrupted,
     /// Another program's exit code, passed on.
@@ -50,8 +52,10 @@ Exit codes:
   77   not permitted
   78   the settings cannot be used
   124  the time given is over
+  125  `run` could not run the session, or it cannot be known how it ended
   130  interrupted
-`lock run` passes on its command's exit code (128 + N for signal N, 126 and 127 when it cannot be run).";
+`run` passes on its agent's exit code, and `lock run` its command's (128 + N for signal N, 126 and 127 when the command
+cannot be run).";
 
     pub(crate) fn number(self) -> u8 {
         match self {
@@ -65,6 +69,7 @@ Exit codes:
             Self::NotPermitted => 77,
             Self::Config => 78,
             Self::Timeout => 124,
+            Self::NoSession => 125,
             Self::Interrupted => 130,
             Self::Passed(number) => number,
         }
@@ -165,6 +170,8 @@ impl From<RpcError> for Failure {
             Some(Reason::Forbidden) => Some("`agentd whoami` says what you may do, and why"),
             Some(Reason::TaskNotFound) => Some("`agentd task list` shows the tasks there are"),
             Some(Reason::NodeNotFound) => Some("`agentd task status TASK` shows its nodes"),
+            Some(Reason::SessionNotFound) => Some("`agentd sessions` lists the sessions there are"),
+            Some(Reason::AgentNotFound) => Some("`agentd agents` lists the agents that are declared"),
             Some(Reason::Storage) => Some("the daemon's log says more; `agentd db check` looks for damage"),
             _ => None,
         };
@@ -230,6 +237,7 @@ mod tests {
             Exit::NotPermitted,
             Exit::Config,
             Exit::Timeout,
+            Exit::NoSession,
             Exit::Interrupted,
         ];
         for exit in all {

@@ -25,6 +25,15 @@ use tokio::runtime::{Builder, Runtime};
 const WORKER_THREADS_MAX: usize = 4;
 
 fn main() -> ExitCode {
+    // A session's supervisor lives as long as the session, and there are many: it touches nothing of the rest.
+    let mut args = std::env::args_os().skip(1);
+    if args
+        .next()
+        .is_some_and(|first| first == daemon::sessions::SUPERVISOR_COMMAND)
+        && let Some(dir) = args.next()
+    {
+        return agentd_supervisor::supervisor_main(dir.as_ref());
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -40,6 +49,12 @@ fn main() -> ExitCode {
     let outcome = match cli.command {
         Some(Command::Supervise) => return agentd_runner::exec::supervise_main(),
         Some(Command::Guard(args)) => return guard::guard_main(args.fd, &args.command),
+        // These say what is wrong with the settings, and do not need them to be right.
+        Some(Command::Init(args)) => args.run(&cli.global, &environment, &console),
+        Some(Command::Check(args)) => args.run(&cli.global, &environment, &console),
+        Some(Command::Doctor(args)) => {
+            one_thread().and_then(|runtime| runtime.block_on(args.run(&cli.global, &environment, &console)))
+        }
         Some(Command::Completions(args)) => args.run(),
         Some(Command::Man(args)) => args.run(),
         None => run_daemon(

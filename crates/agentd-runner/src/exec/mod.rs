@@ -28,7 +28,6 @@
 
 mod capture;
 mod parent;
-mod proc;
 mod start;
 mod supervise;
 mod sweep;

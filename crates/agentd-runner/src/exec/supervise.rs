@@ -13,9 +13,9 @@
 
 use super::Outcome;
 use super::capture::Capture;
-use super::proc::{self, Process};
 use super::start::start;
 use super::wire::{Order, Part, Report, frame, frame_length, monotonic_ns, take_frame};
+use agentd_supervisor::proc::{self, Process};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -391,24 +391,10 @@ impl Supervisor {
         proc::descendants(&proc::all(), &[getpid().as_raw()])
     }
 
-    /// Stops the tree until no new process appears in it, so that nothing is born while it is killed.
     fn kill_round(&mut self) {
-        let mut round = HashSet::new();
-        for _ in 0..16 {
-            let before = round.len();
-            for process in self.tree() {
-                if round.insert(process) {
-                    process.signal(Signal::SIGSTOP);
-                }
-            }
-            if round.len() == before {
-                break;
-            }
-        }
-        for process in &round {
-            process.signal(Signal::SIGKILL);
+        for process in proc::kill_tree(|| self.tree()) {
             if self.command.is_none_or(|command| command.as_raw() != process.pid) {
-                self.leftovers.insert(*process);
+                self.leftovers.insert(process);
             }
         }
     }

@@ -1,12 +1,8 @@
 //! Finds what an earlier run left behind when its supervisor was killed, by the marks in its environment.
 
-use super::proc::{self, Process, Stat};
 use agentd_protocol::{LeaseId, TaskId};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::Signal;
-use std::collections::HashSet;
-use std::os::fd::{AsFd, OwnedFd};
-use std::time::{Duration, Instant};
+use agentd_supervisor::proc::{self, Process, Stat};
+use std::time::Duration;
 
 /// The variable that tells whose process a process is: `PID:START:NAMESPACE` of its supervisor.
 pub(crate) const SUPERVISOR_VARIABLE: &str = "AGENTD_SUPERVISOR";
@@ -95,18 +91,15 @@ impl SweepFilter {
 /// A process that replaced its environment and is no longer below one that did not escapes.
 #[must_use]
 pub fn sweep(filter: &SweepFilter) -> Swept {
-    let deadline = Instant::now() + SWEEP_MAX;
     let entry = filter.entry();
     let prefix = format!("{SUPERVISOR_VARIABLE}=").into_bytes();
     let uid = nix::unistd::geteuid().as_raw();
     let own = i32::try_from(std::process::id()).unwrap_or(0);
-    let mut result = Swept::default();
-    let mut killed = HashSet::new();
-    loop {
-        let processes = proc::all();
+    let mut supervised = 0;
+    let ended = proc::kill_all(SWEEP_MAX, |processes| {
         let mut roots = Vec::new();
-        result.supervised = 0;
-        for Stat { process, ended, .. } in &processes {
+        supervised = 0;
+        for Stat { process, ended, .. } in processes {
             if *ended || process.pid == own {
                 continue;
             }
@@ -123,36 +116,19 @@ pub fn sweep(filter: &SweepFilter) -> Swept {
             match mark {
                 // Not started by a supervisor at all: somebody's shell, say, with our variables in it.
                 None => {}
-                Some(mark) if mark.may_be_alive() => result.supervised += 1,
+                Some(mark) if mark.may_be_alive() => supervised += 1,
                 Some(_) => roots.push(*process),
             }
         }
         let pids: Vec<i32> = roots.iter().map(|process| process.pid).collect();
-        let mut found = proc::descendants(&processes, &pids);
+        let mut found = proc::descendants(processes, &pids);
         found.retain(|process| process.pid != own);
         found.extend(roots);
-        result.survivors = u32::try_from(found.len()).unwrap_or(u32::MAX);
-        killed.extend(found.iter().copied());
-        result.killed = u32::try_from(killed.len()).unwrap_or(u32::MAX);
-        if found.is_empty() || Instant::now() >= deadline {
-            return result;
-        }
-        kill_and_wait(&found, deadline);
-    }
-}
-
-/// Stops them all before it kills any, so that none can start another meanwhile.
-fn kill_and_wait(processes: &[Process], deadline: Instant) {
-    for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
-        for process in processes {
-            process.signal(signal);
-        }
-    }
-    let handles: Vec<OwnedFd> = processes.iter().filter_map(|process| process.open()).collect();
-    for handle in &handles {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
-        // A handle becomes readable when its process has ended. An interrupted wait only means another round.
-        let _ = poll(&mut [PollFd::new(handle.as_fd(), PollFlags::POLLIN)], timeout);
+        found
+    });
+    Swept {
+        killed: ended.killed,
+        supervised,
+        survivors: ended.survivors,
     }
 }

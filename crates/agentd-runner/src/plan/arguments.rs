@@ -1,6 +1,7 @@
 //! What a plan is started with.
 
-use super::error::{PlanError, did_you_mean};
+use super::error::PlanError;
+use agentd_config::source::did_you_mean;
 use std::path::{Path, PathBuf};
 
 /// The longest value, in bytes.

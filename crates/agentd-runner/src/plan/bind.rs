@@ -3,7 +3,8 @@
 use super::arguments::{Arguments, resolve};
 use super::template::Renderer;
 use super::{Action, Plan, PlanError};
-use agentd_protocol::CommandWork;
+use agentd_config::reader::Located;
+use agentd_protocol::{AgentWork, CommandWork, Work, limits};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -18,7 +19,18 @@ pub struct BoundPlan {
     pub(crate) goal: String,
     pub(crate) env: BTreeMap<String, String>,
     /// One for each node, in the order of the file.
-    pub(crate) commands: Vec<CommandWork>,
+    pub(crate) works: Vec<Work>,
+}
+
+/// A node that an agent is to work on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AgentNeed<'a> {
+    /// The node.
+    pub node: &'a str,
+    /// The agent; none: any that has the capabilities.
+    pub agent: Option<&'a str>,
+    /// What it must be able to do.
+    pub capabilities: &'a [String],
 }
 
 impl Plan {
@@ -35,7 +47,7 @@ impl Plan {
             why: "its directory's name is not UTF-8, so that no command could be told of it".into(),
         })?;
         let renderer = Renderer::new(args.iter().cloned().collect(), dir);
-        let variables = |env: &[(String, super::Located<String>)], of: &str| {
+        let variables = |env: &[(String, Located<String>)], of: &str| {
             env.iter()
                 .map(|(name, value)| {
                     Ok((
@@ -47,18 +59,41 @@ impl Plan {
         };
 
         let goal = renderer.render(source, "goal", &self.goal)?;
-        if goal.len() > agentd_protocol::limits::GOAL_BYTES_MAX {
-            return Err(source.error(
-                &self.goal.span,
-                "goal",
-                format!("the goal has {} bytes: too long", goal.len()),
-            ));
+        if goal.len() > limits::GOAL_BYTES_MAX {
+            return Err(source
+                .error(
+                    &self.goal.span,
+                    "goal",
+                    format!("the goal has {} bytes: too long", goal.len()),
+                )
+                .into());
         }
         let env = variables(&self.env, "")?;
-        let mut commands = Vec::with_capacity(self.nodes.len());
+        let mut works = Vec::with_capacity(self.nodes.len());
         for node in &self.nodes {
             let key = |field: &str| format!("nodes.{}.{field}", node.name);
             let argv = match &node.action {
+                Action::Agent { agent, prompt } => {
+                    let render = |prompt: &Located<String>| -> Result<String, PlanError> {
+                        let text = renderer.render(source, &key("prompt"), prompt)?;
+                        if text.len() > limits::PROMPT_BYTES_MAX {
+                            let message = format!(
+                                "{} has {} bytes; at most {} are allowed. Put what is long into a file, and name that",
+                                key("prompt"),
+                                text.len(),
+                                limits::PROMPT_BYTES_MAX
+                            );
+                            return Err(source.error(&prompt.span, &key("prompt"), message).into());
+                        }
+                        Ok(text)
+                    };
+                    works.push(Work::Agent(AgentWork {
+                        agent: agent.as_ref().map(|agent| agent.value.clone()),
+                        prompt: prompt.as_ref().map(render).transpose()?,
+                        timeout_secs: node.timeout,
+                    }));
+                    continue;
+                }
                 Action::Run(text) => vec!["/bin/sh".into(), "-eu".into(), "-c".into(), text.clone()],
                 Action::Command(words) => words
                     .iter()
@@ -66,30 +101,32 @@ impl Plan {
                     .collect::<Result<_, _>>()?,
             };
             if argv.first().is_none_or(String::is_empty) {
-                return Err(source.error(
-                    &node.span,
-                    &key("command"),
-                    format!("{} names no program", key("command")),
-                ));
+                return Err(source
+                    .error(
+                        &node.span,
+                        &key("command"),
+                        format!("{} names no program", key("command")),
+                    )
+                    .into());
             }
             let cwd = match &node.cwd {
                 None => self.dir().to_owned(),
                 // Relative to the plan, like everything that a plan names; an absolute one stands.
                 Some(cwd) => self.dir().join(renderer.render(source, &key("cwd"), cwd)?),
             };
-            commands.push(CommandWork {
+            works.push(Work::Command(CommandWork {
                 argv,
                 cwd: cwd.to_string_lossy().into_owned(),
                 env: variables(&node.env, &key(""))?,
                 timeout_secs: node.timeout,
-            });
+            }));
         }
         Ok(BoundPlan {
             plan: self.clone(),
             args,
             goal,
             env,
-            commands,
+            works,
         })
     }
 }
@@ -108,12 +145,29 @@ impl BoundPlan {
             .map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// What its nodes ask of a worker, each name once and in order.
+    /// What its commands ask of a worker, each name once and in order.
     #[must_use]
     pub fn capabilities(&self) -> Vec<&str> {
-        let all = self.plan.nodes.iter().flat_map(|node| &node.capabilities);
+        let commands = self.nodes().filter(|(_, work)| matches!(work, Work::Command(_)));
+        let all = commands.flat_map(|(node, _)| &node.capabilities);
         let names: std::collections::BTreeSet<&str> = all.map(String::as_str).collect();
         names.into_iter().collect()
+    }
+
+    /// The nodes that agents work on, in the order of the file.
+    pub fn agents(&self) -> impl Iterator<Item = AgentNeed<'_>> {
+        self.nodes().filter_map(|(node, work)| match work {
+            Work::Agent(work) => Some(AgentNeed {
+                node: &node.name,
+                agent: work.agent.as_deref(),
+                capabilities: &node.capabilities,
+            }),
+            Work::Command(_) => None,
+        })
+    }
+
+    fn nodes(&self) -> impl Iterator<Item = (&super::PlanNode, &Work)> {
+        self.plan.nodes.iter().zip(&self.works)
     }
 
     /// The goal, rendered.
@@ -122,11 +176,13 @@ impl BoundPlan {
         &self.goal
     }
 
-    /// The directory that a node's command runs in.
+    /// The directory that a node's command runs in; none when it has no command.
     #[must_use]
     pub fn cwd(&self, node: &str) -> Option<&Path> {
-        let index = self.plan.nodes.iter().position(|other| other.name == node)?;
-        Some(Path::new(&self.commands[index].cwd))
+        match self.nodes().find(|(other, _)| other.name == node)?.1 {
+            Work::Command(work) => Some(Path::new(&work.cwd)),
+            Work::Agent(_) => None,
+        }
     }
 
     /// What makes two runs the same run: `plan:` and a digest of the plan's canonical path, its content and

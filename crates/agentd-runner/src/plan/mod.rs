@@ -1,4 +1,4 @@
-//! Plans: a goal and a graph of commands, in a TOML file that a person reads and writes.
+//! Plans: a goal and a graph of commands and agents' sessions, in a TOML file that a person reads and writes.
 //!
 //! ```text
 //!   file ── Plan::load ──▶ Plan ── bind(arguments) ──▶ BoundPlan ── registration(key) ──▶ Registration
@@ -10,27 +10,27 @@
 //! Loading looks at nothing but the file; binding looks at the files that arguments name; neither starts
 //! anything or talks to anybody.
 //!
-//! `{{ args.NAME }}` and `{{ plan.dir }}` are rendered in the goal, in `command`, `cwd` and `env` values; not
+//! `{{ args.NAME }}` and `{{ plan.dir }}` are rendered in the goal, in `command`, `prompt`, `cwd` and `env` values; not
 //! in `run`, whose text goes to a shell, where a value with a quote in it would become code. A shell reads
 //! `"$AGENTD_ARG_NAME"` instead.
 
 mod arguments;
 mod bind;
-mod duration;
 mod error;
 mod graph;
 mod parse;
-mod reader;
 mod register;
 mod template;
 
 pub use arguments::{Argument, ArgumentKind, Arguments};
-pub use bind::BoundPlan;
+pub use bind::{AgentNeed, BoundPlan};
 pub use error::PlanError;
 pub use register::Registration;
 
+use agentd_config::file::read_text;
+use agentd_config::reader::Located;
+use agentd_config::source::Source;
 use agentd_protocol::{RetryPolicy, Seconds};
-use reader::Located;
 use std::path::{Path, PathBuf};
 
 /// The most bytes that a plan's file may have.
@@ -78,6 +78,13 @@ pub(crate) enum Action {
     Command(Vec<Located<String>>),
     /// A shell's program, as it stands.
     Run(String),
+    /// A session of an agent.
+    Agent {
+        /// Its name; none: any that has the node's capabilities.
+        agent: Option<Located<String>>,
+        /// A template; none: what the agent's own configuration says.
+        prompt: Option<Located<String>>,
+    },
 }
 
 impl Plan {
@@ -92,25 +99,9 @@ impl Plan {
             why,
         };
         let canonical = path.canonicalize().map_err(|error| failed(error.to_string()))?;
-        let size = canonical.metadata().map_err(|error| failed(error.to_string()))?;
-        if !size.is_file() {
-            return Err(failed("it is not a file; name the plan's TOML file".into()));
-        }
-        if size.len() > PLAN_BYTES_MAX {
-            return Err(failed(format!(
-                "it has {} bytes; at most {PLAN_BYTES_MAX} are read",
-                size.len()
-            )));
-        }
-        let bytes = std::fs::read(&canonical).map_err(|error| failed(error.to_string()))?;
-        let text = String::from_utf8(bytes).map_err(|error| {
-            failed(format!(
-                "it is not UTF-8 text (byte {} is not)",
-                error.utf8_error().valid_up_to() + 1
-            ))
-        })?;
+        let (text, _) = read_text(&canonical, PLAN_BYTES_MAX).map_err(|error| failed(error.to_string()))?;
         // Messages name the file as the caller did: that is where the caller will look.
-        parse::parse(path, canonical, &text)
+        Ok(parse::parse(path, canonical, &text)?)
     }
 
     /// The file that it was read from, canonical.
@@ -142,8 +133,8 @@ impl Plan {
         &self.nodes[self.result].name
     }
 
-    pub(crate) fn source(&self) -> error::Source<'_> {
-        error::Source {
+    pub(crate) fn source(&self) -> Source<'_> {
+        Source {
             path: &self.path,
             text: &self.text,
         }

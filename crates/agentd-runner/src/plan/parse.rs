@@ -1,23 +1,28 @@
 //! From the file's text to a [`Plan`].
 
 use super::arguments::{Argument, ArgumentKind};
-use super::error::{PlanError, Source, did_you_mean};
-use super::reader::{Located, Section};
 use super::{Action, PLAN_ARGS_MAX, PLAN_NODES_MAX, Plan, PlanNode, graph, template};
+use agentd_config::reader::{Document, Located, Section};
+use agentd_config::source::{Mistake, Source, did_you_mean};
 use agentd_protocol::{RetryPolicy, Seconds, limits};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use toml::de::DeTable;
+use std::time::Duration;
+
+/// The longest duration that a plan may name.
+const DURATION_MAX: Duration = Duration::from_secs(limits::BACKOFF_SECS_MAX);
 
 const ROOT_KEYS: [&str; 6] = ["goal", "result", "args", "defaults", "env", "nodes"];
 const ARG_KEYS: [&str; 3] = ["help", "kind", "default"];
 const DEFAULT_KEYS: [&str; 2] = ["timeout", "retry"];
 const RETRY_KEYS: [&str; 3] = ["attempts", "backoff", "max_backoff"];
-const NODE_KEYS: [&str; 10] = [
+const NODE_KEYS: [&str; 12] = [
     "name",
     "needs",
     "command",
     "run",
+    "agent",
+    "prompt",
     "cwd",
     "env",
     "timeout",
@@ -34,13 +39,10 @@ struct Retry {
     max_backoff: Option<Seconds>,
 }
 
-pub(super) fn parse(shown: &Path, canonical: PathBuf, text: &str) -> Result<Plan, PlanError> {
+pub(super) fn parse(shown: &Path, canonical: PathBuf, text: &str) -> Result<Plan, Mistake> {
     let source = Source { path: shown, text };
-    let table = DeTable::parse(text).map_err(|error| {
-        let message = format!("not TOML: {}", error.message().trim());
-        source.error(&error.span().unwrap_or(0..0), "", message)
-    })?;
-    let root = Section::root(source, &table);
+    let document = Document::parse(source, "a plan")?;
+    let root = document.root();
     root.only(&ROOT_KEYS)?;
 
     let args = arguments(&root)?;
@@ -60,7 +62,9 @@ pub(super) fn parse(shown: &Path, canonical: PathBuf, text: &str) -> Result<Plan
 
     let sections = root.sections("nodes")?;
     if sections.is_empty() {
-        return Err(root.error("the plan has no nodes; write [[nodes]] with a name and a command"));
+        return Err(
+            root.error("the plan has no nodes; write [[nodes]] with a name and a command or an agent")
+        );
     }
     if sections.len() > PLAN_NODES_MAX {
         let message = format!(
@@ -123,7 +127,7 @@ fn is_node_name(name: &str) -> bool {
 
 type Named<'a> = (Vec<(Located<String>, Section<'a>)>, HashMap<String, usize>);
 
-fn names_of(sections: Vec<Section<'_>>) -> Result<Named<'_>, PlanError> {
+fn names_of(sections: Vec<Section<'_>>) -> Result<Named<'_>, Mistake> {
     let mut index = HashMap::with_capacity(sections.len());
     let mut named = Vec::with_capacity(sections.len());
     for section in sections {
@@ -152,7 +156,7 @@ fn names_of(sections: Vec<Section<'_>>) -> Result<Named<'_>, PlanError> {
     Ok((named, index))
 }
 
-fn arguments(root: &Section<'_>) -> Result<Vec<Argument>, PlanError> {
+fn arguments(root: &Section<'_>) -> Result<Vec<Argument>, Mistake> {
     let Some(section) = root.section("args")? else {
         return Ok(Vec::new());
     };
@@ -187,29 +191,11 @@ fn arguments(root: &Section<'_>) -> Result<Vec<Argument>, PlanError> {
             continue;
         };
         declaration.only(&ARG_KEYS)?;
-        let kind = match declaration.text("kind")? {
-            None => ArgumentKind::Text,
-            Some(kind) => {
-                let found = ArgumentKind::ALL
-                    .into_iter()
-                    .find(|(word, _)| *word == kind.value);
-                let (_, found) = found.ok_or_else(|| {
-                    let words = ArgumentKind::ALL.map(|(word, _)| word);
-                    let hint = did_you_mean(&kind.value, words);
-                    let message = format!(
-                        "unknown kind {:?}{hint} (known: {})",
-                        kind.value,
-                        words.join(", ")
-                    );
-                    declaration.error_at(&kind.span, "kind", message)
-                })?;
-                found
-            }
-        };
+        let kind = declaration.choice("kind", &ArgumentKind::ALL)?;
         args.push(Argument {
             name,
             help: declaration.text("help")?.map(|help| help.value),
-            kind,
+            kind: kind.map_or(ArgumentKind::Text, |kind| kind.value),
             default: declaration.text("default")?.map(|default| default.value),
         });
     }
@@ -220,7 +206,7 @@ fn environment(
     section: &Section<'_>,
     source: Source<'_>,
     args: &[&str],
-) -> Result<Vec<(String, Located<String>)>, PlanError> {
+) -> Result<Vec<(String, Located<String>)>, Mistake> {
     let Some(env) = section.section("env")? else {
         return Ok(Vec::new());
     };
@@ -246,7 +232,7 @@ fn checked(
     source: Source<'_>,
     key: &str,
     args: &[&str],
-) -> Result<Option<Located<String>>, PlanError> {
+) -> Result<Option<Located<String>>, Mistake> {
     let text = section.text(key)?;
     if let Some(text) = &text {
         no_nul(section, key, text)?;
@@ -255,7 +241,7 @@ fn checked(
     Ok(text)
 }
 
-fn no_nul(section: &Section<'_>, key: &str, text: &Located<String>) -> Result<(), PlanError> {
+fn no_nul(section: &Section<'_>, key: &str, text: &Located<String>) -> Result<(), Mistake> {
     if text.value.contains('\0') {
         let message = format!(
             "{} contains a NUL character, which no program can be given",
@@ -266,7 +252,18 @@ fn no_nul(section: &Section<'_>, key: &str, text: &Located<String>) -> Result<()
     Ok(())
 }
 
-fn action(section: &Section<'_>, source: Source<'_>, args: &[&str]) -> Result<Action, PlanError> {
+fn action(section: &Section<'_>, source: Source<'_>, args: &[&str]) -> Result<Action, Mistake> {
+    for own in ["command", "run"] {
+        if section.span_of(own).is_some() {
+            for key in ["agent", "prompt"] {
+                if let Some(place) = section.span_of(key) {
+                    let message =
+                        format!("a node has either {own} or an agent that is given a prompt, not both");
+                    return Err(section.error_at(&place, key, message));
+                }
+            }
+        }
+    }
     match (section.texts("command")?, section.text("run")?) {
         (Some(command), None) => {
             if command
@@ -290,15 +287,66 @@ fn action(section: &Section<'_>, source: Source<'_>, args: &[&str]) -> Result<Ac
         (Some(_), Some(run)) => {
             Err(section.error_at(&run.span, "run", "a node has either a command or run, not both"))
         }
-        (None, None) => Err(section.error(format!(
-            "{} does nothing; give it command = [\"program\", \"argument\"] or run = \"shell text\"",
-            section.path("").trim_end_matches('.')
-        ))),
+        (None, None) => agent(section, source, args),
     }
 }
 
-fn timeout(section: &Section<'_>) -> Result<Option<Seconds>, PlanError> {
-    let Some(timeout) = section.duration("timeout")? else {
+/// What an agent is to do, and who that is.
+fn agent(section: &Section<'_>, source: Source<'_>, args: &[&str]) -> Result<Action, Mistake> {
+    let (agent, prompt) = (section.text("agent")?, checked(section, source, "prompt", args)?);
+    let node = section.path("");
+    let node = node.trim_end_matches('.');
+    match (&agent, &prompt) {
+        (None, None) => {
+            return Err(section.error(format!(
+                "{node} does nothing; give it command = [\"program\", \"argument\"], run = \"shell text\" or \
+                 agent = \"NAME\" with a prompt"
+            )));
+        }
+        (None, Some(prompt))
+            if section
+                .texts("capabilities")?
+                .is_none_or(|names| names.value.is_empty()) =>
+        {
+            let message = format!(
+                "{node} has a prompt, but whose is it? Name an agent (agent = \"NAME\"), or say what one must be \
+                 able to do (capabilities = [\"review\"])"
+            );
+            return Err(section.error_at(&prompt.span, "prompt", message));
+        }
+        (Some(agent), _) => {
+            if let Err(why) = agentd_protocol::requests::agent_name(&agent.value) {
+                return Err(section.error_at(&agent.span, "agent", why));
+            }
+        }
+        (None, Some(_)) => {}
+    }
+    for (key, instead) in [
+        (
+            "cwd",
+            "works in the workspace that agentd.toml gives it; say in the prompt where in it",
+        ),
+        ("env", "has the variables that agentd.toml gives it"),
+    ] {
+        if let Some(place) = section.span_of(key) {
+            let message = format!("{node} cannot have {key}: an agent {instead}");
+            return Err(section.error_at(&place, key, message));
+        }
+    }
+    Ok(Action::Agent { agent, prompt })
+}
+
+/// A duration as the protocol has it.
+fn seconds(section: &Section<'_>, key: &str) -> Result<Option<Located<Seconds>>, Mistake> {
+    let seconds = |duration: Duration| Seconds {
+        ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
+    };
+    let duration = section.duration(key, Duration::ZERO..=DURATION_MAX)?;
+    Ok(duration.map(|duration| duration.map(seconds)))
+}
+
+fn timeout(section: &Section<'_>) -> Result<Option<Seconds>, Mistake> {
+    let Some(timeout) = seconds(section, "timeout")? else {
         return Ok(None);
     };
     if timeout.value.ms == 0 {
@@ -311,7 +359,7 @@ fn timeout(section: &Section<'_>) -> Result<Option<Seconds>, PlanError> {
     Ok(Some(timeout.value))
 }
 
-fn retry(section: &Section<'_>) -> Result<Retry, PlanError> {
+fn retry(section: &Section<'_>) -> Result<Retry, Mistake> {
     let Some(retry) = section.section("retry")? else {
         return Ok(Retry::default());
     };
@@ -319,12 +367,12 @@ fn retry(section: &Section<'_>) -> Result<Retry, PlanError> {
     let attempts = retry.integer("attempts", 1..i64::from(limits::ATTEMPTS_MAX) + 1)?;
     Ok(Retry {
         attempts: attempts.and_then(|attempts| u32::try_from(attempts).ok()),
-        backoff: retry.duration("backoff")?.map(|backoff| backoff.value),
-        max_backoff: retry.duration("max_backoff")?.map(|backoff| backoff.value),
+        backoff: seconds(&retry, "backoff")?.map(|backoff| backoff.value),
+        max_backoff: seconds(&retry, "max_backoff")?.map(|backoff| backoff.value),
     })
 }
 
-fn policy(section: &Section<'_>, own: Retry, defaults: Retry) -> Result<Option<RetryPolicy>, PlanError> {
+fn policy(section: &Section<'_>, own: Retry, defaults: Retry) -> Result<Option<RetryPolicy>, Mistake> {
     let backoff = own.backoff.or(defaults.backoff);
     let Some(max_attempts) = own.attempts.or(defaults.attempts) else {
         if own.backoff.is_some() || own.max_backoff.is_some() {
@@ -345,11 +393,11 @@ fn policy(section: &Section<'_>, own: Retry, defaults: Retry) -> Result<Option<R
     }))
 }
 
-fn capabilities(section: &Section<'_>) -> Result<Vec<String>, PlanError> {
+fn capabilities(section: &Section<'_>) -> Result<Vec<String>, Mistake> {
     let Some(names) = section.texts("capabilities")? else {
         return Ok(Vec::new());
     };
-    // One place is for the capability that every command node asks for besides its own.
+    // One place is for the capability that every node asks for besides its own: of a command, or of an agent.
     if names.value.len() >= limits::CAPABILITIES_MAX {
         let message = format!("more than {} capabilities", limits::CAPABILITIES_MAX - 1);
         return Err(section.error_at(&names.span, "capabilities", message));
@@ -372,7 +420,7 @@ fn needs(
     section: &Section<'_>,
     name: &Located<String>,
     index: &HashMap<String, usize>,
-) -> Result<Vec<usize>, PlanError> {
+) -> Result<Vec<usize>, Mistake> {
     let mut needs = Vec::new();
     for need in section
         .texts("needs")?
@@ -411,7 +459,7 @@ fn result(
     nodes: &[PlanNode],
     needs: &[Vec<usize>],
     index: &HashMap<String, usize>,
-) -> Result<usize, PlanError> {
+) -> Result<usize, Mistake> {
     if let Some(result) = root.text("result")? {
         return index.get(&result.value).copied().ok_or_else(|| {
             let hint = did_you_mean(&result.value, index.keys().map(String::as_str));

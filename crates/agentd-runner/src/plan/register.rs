@@ -6,7 +6,7 @@ use agentd_client::{Client, ClientError};
 use agentd_protocol::limits::LINE_BYTES_MAX;
 use agentd_protocol::requests::{AddNodes, RegisterTask, TaskRef, TaskStatus};
 use agentd_protocol::results::{NodeIds, Ok as Done, RegisteredTask, TaskStatusResult};
-use agentd_protocol::{Json, Method, NodeId, NodeSpec, TaskId, TaskState, Work};
+use agentd_protocol::{Json, Method, NodeId, NodeSpec, TaskId, TaskState};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
@@ -48,7 +48,7 @@ impl BoundPlan {
                 name: Some(node.name.clone()),
                 dependencies: node.needs.iter().map(|&need| node_ids[need]).collect(),
                 payload_schema: Json::empty_object(),
-                work: Some(Work::Command(self.commands[index].clone())),
+                work: Some(self.works[index].clone()),
                 priority: node.priority,
                 capabilities: node.capabilities.clone(),
                 retry: node.retry,

@@ -1,7 +1,7 @@
 //! The templates in a plan.
 
-use super::error::{PlanError, Source, did_you_mean};
-use super::reader::Located;
+use agentd_config::reader::Located;
+use agentd_config::source::{Mistake, Source, did_you_mean};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, UndefinedBehavior, Value, context};
 use std::collections::BTreeMap;
@@ -43,7 +43,7 @@ impl Renderer {
         source: Source<'_>,
         key: &str,
         text: &Located<String>,
-    ) -> Result<String, PlanError> {
+    ) -> Result<String, Mistake> {
         if !text.value.contains("{{") && !text.value.contains("{%") && !text.value.contains("{#") {
             return Ok(text.value.clone());
         }
@@ -59,7 +59,7 @@ pub(crate) fn check(
     key: &str,
     text: &Located<String>,
     args: &[&str],
-) -> Result<(), PlanError> {
+) -> Result<(), Mistake> {
     let environment = environment();
     let template = environment
         .template_from_str(&text.value)

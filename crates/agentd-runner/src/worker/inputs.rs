@@ -3,7 +3,7 @@
 use super::WorkerOptions;
 use super::dirs::AttemptDir;
 use agentd_protocol::results::{AcquiredNode, CompletedDependency};
-use agentd_protocol::{CommandWork, Json, NodeId};
+use agentd_protocol::{CommandWork, Json, NodeId, SessionId};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::collections::{BTreeMap, HashSet};
@@ -97,13 +97,23 @@ pub(crate) fn write(inputs: &Path, name: &str, result: &Json) -> io::Result<()> 
         stdout: Option<String>,
         #[serde(default, borrow)]
         value: Option<&'a RawValue>,
+        // What stands for the result of a session whose agent left none.
+        #[serde(default)]
+        session_id: Option<SessionId>,
+        #[serde(default)]
+        output: Option<String>,
     }
     fs::write(inputs.join(format!("{name}.json")), result.text())?;
-    // Another program's result may have any shape; then there is the whole of it and nothing else.
+    // Another program's result, or an agent's, may have any shape; then there is the whole of it and nothing else. An
+    // array would be read as the fields in their order.
+    if !result.text().trim_start().starts_with('{') {
+        return Ok(());
+    }
     let Ok(parts) = serde_json::from_str::<Parts<'_>>(result.text()) else {
         return Ok(());
     };
-    if let Some(stdout) = parts.stdout {
+    let output = parts.session_id.and(parts.output);
+    if let Some(stdout) = parts.stdout.or(output) {
         fs::write(inputs.join(format!("{name}.out")), stdout)?;
     }
     if let Some(value) = parts.value {
@@ -160,7 +170,24 @@ mod tests {
             (read("a.b.out").as_str(), read("a.b.value").as_str()),
             ("a\nb", "{\"n\":1.50}")
         );
-        write(dir.path(), "other", &Json::from_text("[1]".into()).unwrap()).unwrap();
+        // Of a session there is what its agent left, whatever that is, or what it printed.
+        let result = r#"{"session_id":"01234567-89ab-4cde-8f01-23456789abcd","exit_code":0,"output":"said"}"#;
+        write(dir.path(), "session", &Json::from_text(result.into()).unwrap()).unwrap();
+        assert_eq!(read("session.out"), "said");
+        for (name, own) in [
+            ("text", "\"fine\""),
+            ("odd", r#"{"stdout":5,"output":"x","value":1}"#),
+        ] {
+            write(dir.path(), name, &Json::from_text(own.into()).unwrap()).unwrap();
+            assert_eq!(read(&format!("{name}.json")), own);
+            assert!(!dir.path().join(format!("{name}.out")).exists());
+        }
+        write(
+            dir.path(),
+            "other",
+            &Json::from_text(r#"["a",1]"#.into()).unwrap(),
+        )
+        .unwrap();
         assert!(!dir.path().join("other.out").exists());
     }
 }

@@ -1,8 +1,9 @@
 //! Handing out the next runnable node.
 
+use super::context;
 use super::rows::{Blob, NODE_ROW, NodeRow};
+use super::sessions::Holder;
 use super::tx::{OpResult, TaskRow, TaskRowState, Tx, quoted};
-use super::{context, waiters};
 use crate::Reply;
 use crate::machine::{Lease, NodeEvent, decide};
 use agentd_protocol::journal::action;
@@ -17,29 +18,33 @@ const RUNNABLE: &str = "status = 'PENDING' AND blockers = 0 AND held = 0 AND not
 impl Tx<'_> {
     /// Leases the next node for this request, if there is one.
     pub(super) fn acquire_node(&mut self, params: &AcquireNextNode) -> OpResult<Reply> {
-        let found = match params.task_id {
+        match self.next_node(params)? {
+            Some((task, node)) => self
+                .lease(&task, &node, params, None)
+                .map(|node| Reply::Acquired(Some(node))),
+            None => Ok(Reply::Acquired(None)),
+        }
+    }
+
+    /// The node that this request is to be given, if there is one.
+    pub(super) fn next_node(&mut self, params: &AcquireNextNode) -> OpResult<Option<(Rc<TaskRow>, NodeRow)>> {
+        match params.task_id {
             Some(id) => {
                 let task = self.task(id)?;
                 if task.state != TaskRowState::Open {
-                    return Ok(Reply::Acquired(None));
+                    return Ok(None);
                 }
                 let node = if params.capabilities.is_none() && !params.work_only {
                     self.next_of_task(task.id)?
                 } else {
                     self.next_of_task_for(task.id, params)?
                 };
-                node.map(|node| (task, node))
+                Ok(node.map(|node| (task, node)))
             }
             None => match self.next_of_any(params)? {
-                Some(node) => Some((self.task_of(&node)?, node)),
-                None => None,
+                Some(node) => Ok(Some((self.task_of(&node)?, node))),
+                None => Ok(None),
             },
-        };
-        match found {
-            Some((task, node)) => self
-                .lease(&task, &node, params)
-                .map(|node| Reply::Acquired(Some(node))),
-            None => Ok(Reply::Acquired(None)),
         }
     }
 
@@ -61,7 +66,7 @@ impl Tx<'_> {
         let mut rows = candidates.query([task])?;
         while let Some(row) = rows.next()? {
             let node = NodeRow::read(row)?;
-            if waiters::suits(params, &self.live.capability_sets, node.requires) {
+            if self.live.capability_sets.suits(params, node.requires) {
                 return Ok(Some(node));
             }
         }
@@ -76,11 +81,7 @@ impl Tx<'_> {
              WHERE requires = ?1 AND {RUNNABLE} ORDER BY priority DESC, id LIMIT 1"
         ))?;
         let mut best: Option<(i64, i64)> = None;
-        let sets = self.live.capability_sets.iter().map(|(id, _)| *id);
-        for set in std::iter::once(0).chain(sets) {
-            if !waiters::suits(params, &self.live.capability_sets, set) {
-                continue;
-            }
+        for set in self.live.capability_sets.suiting(params) {
             let head = heads
                 .query_row([set], |row| Ok((-row.get::<_, i64>(1)?, row.get::<_, i64>(0)?)))
                 .optional()?;
@@ -101,17 +102,21 @@ impl Tx<'_> {
         self.task(id)
     }
 
-    fn lease(
+    /// Leases a node, to a session if one is to work on it.
+    pub(super) fn lease(
         &mut self,
         task: &TaskRow,
         node: &NodeRow,
         params: &AcquireNextNode,
+        holder: Option<&Holder>,
     ) -> OpResult<Box<AcquiredNode>> {
         let length_ms = self.lease_length(params.lease_secs);
         let lease = Lease::new(self.live.options.ids.lease(), self.now_ms, length_ms);
         let next = decide(&node.state, NodeEvent::Acquire(lease), self.now_ms)
             .map_err(|denied| self.denied(denied, task, node))?;
-        let owner = params.lease_owner.as_deref().unwrap_or("anonymous");
+        let session = holder.map(|holder| format!("session:{}", holder.session));
+        let owner = params.lease_owner.as_deref().or(session.as_deref());
+        let owner = owner.unwrap_or("anonymous");
         // All that is read is read before anything is written.
         let mut context = context::of_node(self, task, node)?;
         let payload = format!(
@@ -119,7 +124,8 @@ impl Tx<'_> {
             quoted(owner),
             next.attempt
         );
-        let (fence, _) = self.journal(
+        let (fence, _) = self.journal_of(
+            holder,
             action::ACQUIRE_NODE,
             Some(task.id),
             Some(node.uuid),

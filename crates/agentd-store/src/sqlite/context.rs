@@ -2,7 +2,6 @@
 
 use super::rows::{Blob, NodeRow, Text};
 use super::tx::{OpResult, TaskRow, Tx};
-use super::waiters;
 use agentd_protocol::results::{CompletedDependency, ContextEvent, NodeContext};
 use agentd_protocol::{EventId, Json, NodeId, NodeInfo, Timestamp, Work};
 use rusqlite::{OptionalExtension, Row, params};
@@ -42,7 +41,7 @@ pub(super) fn of_node(tx: &Tx<'_>, task: &TaskRow, node: &NodeRow) -> OpResult<N
             name: spec.name,
             work: spec.work,
             priority: node.priority,
-            capabilities: waiters::names_of(&tx.live.capability_sets, node.requires).to_vec(),
+            capabilities: tx.live.capability_sets.names(node.requires).to_vec(),
             attempt: node.state.attempt,
             retry: node.state.retry,
             fence: None,

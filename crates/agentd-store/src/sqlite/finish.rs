@@ -41,8 +41,15 @@ impl Tx<'_> {
         let (task, node) = self.node(params.task_id, params.node_id)?;
         self.decide(&task, &node, NodeEvent::Commit(params.lease_id))?;
         let kind = params.action_type.as_deref().unwrap_or(action::COMMIT_EVENT);
-        let (_, event_id) =
-            self.journal(kind, Some(task.id), Some(node.uuid), true, params.payload.text())?;
+        let holder = self.live.sessions.holder(&node);
+        let (_, event_id) = self.journal_of(
+            holder.as_ref(),
+            kind,
+            Some(task.id),
+            Some(node.uuid),
+            true,
+            params.payload.text(),
+        )?;
         self.counted.committed_events += 1;
         Ok(Reply::Committed(Committed { event_id }))
     }
@@ -56,7 +63,9 @@ impl Tx<'_> {
         let next = self.decide(&task, &node, NodeEvent::Complete(params.lease_id))?;
         let added = self.check_nodes(Some(task.id), &params.add_nodes)?;
         let result = params.result_payload.text();
-        let (_, event_id) = self.journal(
+        let holder = self.live.sessions.holder(&node);
+        let (_, event_id) = self.journal_of(
+            holder.as_ref(),
             action::COMPLETE_NODE,
             Some(task.id),
             Some(node.uuid),
@@ -126,8 +135,15 @@ impl Tx<'_> {
             ),
             None => format!(r#"{{"error":{error}}}"#),
         };
-        let (_, event_id) =
-            self.journal(action::FAIL_NODE, Some(task.id), Some(node.uuid), true, &payload)?;
+        let holder = self.live.sessions.holder(&node);
+        let (_, event_id) = self.journal_of(
+            holder.as_ref(),
+            action::FAIL_NODE,
+            Some(task.id),
+            Some(node.uuid),
+            true,
+            &payload,
+        )?;
         self.write_end(&node, &next, (next.status == NodeStatus::Failed).then_some(error))?;
         self.counted.failed_nodes += 1;
         let reply = Failed { event_id, retry_at };
@@ -146,7 +162,15 @@ impl Tx<'_> {
     pub(super) fn release_node(&mut self, params: &ReleaseNode) -> OpResult<Reply> {
         let (task, node) = self.node(params.task_id, params.node_id)?;
         let next = self.decide(&task, &node, NodeEvent::Release(params.lease_id))?;
-        self.journal(action::RELEASE_NODE, Some(task.id), Some(node.uuid), false, "{}")?;
+        let holder = self.live.sessions.holder(&node);
+        self.journal_of(
+            holder.as_ref(),
+            action::RELEASE_NODE,
+            Some(task.id),
+            Some(node.uuid),
+            false,
+            "{}",
+        )?;
         self.write_end(&node, &next, None)?;
         Ok(DONE)
     }
@@ -195,7 +219,9 @@ impl Tx<'_> {
             (NodeStatus::Failed, _) | (_, None) => format!(r#"{{"error":{error}}}"#),
             (_, Some(at)) => format!(r#"{{"attempt":{attempt},"retry_at":"{at}"}}"#),
         };
-        self.journal(
+        let holder = self.live.sessions.holder(node);
+        self.journal_of(
+            holder.as_ref(),
             action::ROLLBACK_NODE,
             Some(node.task),
             Some(node.uuid),
@@ -265,6 +291,10 @@ impl Tx<'_> {
         let given_back = match grant {
             crate::Undelivered::Node(params) => self.release_node(params),
             crate::Undelivered::Lock(params) => self.release_lock(params),
+            crate::Undelivered::Session(session, params) => match self.release_node(params) {
+                Ok(_) | Err(OpError::Refused(_)) => self.forget_session(*session),
+                Err(error) => return Err(error),
+            },
         };
         match given_back {
             Ok(_) | Err(OpError::Refused(_)) => Ok(()),

@@ -2,6 +2,7 @@
 
 use super::open::{self, APPLICATION_ID, LATEST_SCHEMA, OpenError};
 use super::rows::{NODE_ROW, NodeRow};
+use super::sessions::OpenSessions;
 use super::tx::{Live, OpResult, Tx};
 use crate::machine::{NodeEvent, decide};
 use crate::{Reply, StoreError, StoreOptions};
@@ -16,8 +17,9 @@ use std::path::{Path, PathBuf};
 /// Findings that a check reports. More would not be read.
 const FINDINGS_MAX: usize = 100;
 
-/// Every table, in an order in which each can be filled.
-const TABLES: [&str; 10] = [
+/// Every table that a backup replaces, in an order in which each can be filled. Not among them: `homes`, to which it
+/// adds, and `instance`.
+const TABLES: [&str; 14] = [
     "tasks",
     "capability_sets",
     "nodes",
@@ -27,6 +29,10 @@ const TABLES: [&str; 10] = [
     "locks",
     "events",
     "idempotency",
+    "sessions",
+    "session_specs",
+    "session_results",
+    "sessions_removed",
     "totals",
 ];
 
@@ -189,6 +195,37 @@ const CHECKS: &[(&str, &str)] = &[
         "SELECT count(*) FROM events e JOIN nodes n ON n.uuid = e.node
          WHERE e.action = 'COMPLETE_NODE' AND n.status <> 'COMPLETED'",
     ),
+    (
+        "sessions whose phase is not the one that the journal brought them to",
+        "SELECT count(*) FROM sessions s WHERE phase IS NOT (
+             SELECT CASE e.action WHEN 'SESSION_QUEUED' THEN 'QUEUED' WHEN 'SESSION_ENDED' THEN 'ENDED'
+                 ELSE json_extract(e.payload, '$.to') END
+             FROM events e INDEXED BY events_by_session
+             WHERE e.session = s.uuid AND e.action IN ('SESSION_QUEUED', 'SESSION_PHASE', 'SESSION_ENDED')
+             ORDER BY e.seq DESC LIMIT 1)",
+    ),
+    (
+        "sessions that ended more than once in the journal",
+        "SELECT count(*) FROM (
+             SELECT session FROM events INDEXED BY events_by_session
+             WHERE session IS NOT NULL AND action = 'SESSION_ENDED' GROUP BY session HAVING count(*) > 1)",
+    ),
+    (
+        "sessions without what they are to do, or the other way round, or with a result before their end",
+        "SELECT (SELECT count(*) FROM sessions WHERE id NOT IN (SELECT session FROM session_specs))
+             + (SELECT count(*) FROM session_specs WHERE session NOT IN (SELECT id FROM sessions))
+             + (SELECT count(*) FROM session_results
+                 WHERE session NOT IN (SELECT id FROM sessions WHERE phase = 'ENDED'))",
+    ),
+    (
+        "leases that more than one session holds",
+        "SELECT count(*) FROM (
+             SELECT lease FROM sessions WHERE lease IS NOT NULL GROUP BY lease HAVING count(*) > 1)",
+    ),
+    (
+        "removed sessions that are still there",
+        "SELECT count(*) FROM sessions WHERE uuid IN (SELECT uuid FROM sessions_removed)",
+    ),
 ];
 
 /// Replaces the whole state by a backup's, in one transaction. The journal goes on above every number that was
@@ -296,6 +333,9 @@ fn replace_all(conn: &Connection, live: &mut Live, path: &Path) -> OpResult<(Rep
             "DELETE FROM main.{table}; INSERT INTO main.{table} SELECT * FROM backup.{table}"
         ))?;
     }
+    // Their files are on this machine: what has a number here keeps it, and no number gets a second name.
+    conn.execute_batch("INSERT OR IGNORE INTO main.homes SELECT * FROM backup.homes ORDER BY number")?;
+    tx.live.sessions = OpenSessions::load(conn)?;
     let backup_last_seq: i64 = conn.query_row("SELECT last_seq FROM main.totals", [], |row| row.get(0))?;
     let last_node: i64 = conn.query_row("SELECT last_node FROM main.totals", [], |row| row.get(0))?;
     tx.live.last_node = last_node.max(tx.live.last_node);
@@ -314,7 +354,8 @@ fn replace_all(conn: &Connection, live: &mut Live, path: &Path) -> OpResult<(Rep
 }
 
 // Whoever held a node or a lock when the backup was made has gone on since, or is gone: nobody holds anything now.
-// Nodes are given back as undone, so that no attempt is lost.
+// Nodes are given back as undone, so that no attempt is lost. Sessions are lost: what runs of them, if anything
+// does, has nothing to do with what the backup knows.
 fn give_everything_back(tx: &mut Tx<'_>) -> OpResult<()> {
     let mut find = tx
         .conn
@@ -331,7 +372,9 @@ fn give_everything_back(tx: &mut Tx<'_>) -> OpResult<()> {
         lease.expires_ms = i64::MAX;
         let id = lease.id;
         if let Ok(next) = decide(&state, NodeEvent::Release(id), tx.now_ms) {
-            tx.journal(
+            let holder = tx.live.sessions.holder(node);
+            tx.journal_of(
+                holder.as_ref(),
                 action::RELEASE_NODE,
                 Some(node.task),
                 Some(node.uuid),
@@ -348,5 +391,5 @@ fn give_everything_back(tx: &mut Tx<'_>) -> OpResult<()> {
     for key in &keys {
         tx.end_lock(action::LOCK_RELEASED, key)?;
     }
-    Ok(())
+    tx.lose_open_sessions()
 }

@@ -1,6 +1,6 @@
 //! Opening the file: the lock, the version, damage, the schema.
 
-use super::maintenance;
+use super::{homes, maintenance};
 use crate::StoreOptions;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 pub(super) const APPLICATION_ID: i64 = 0x6167_6474;
 
 /// Each entry takes the schema one version further. Entries are never edited once released.
-const MIGRATIONS: &[&str] = &[include_str!("schema.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("schema.sql"), include_str!("schema_2_sessions.sql")];
 
 /// The newest schema that this program knows.
 #[expect(clippy::cast_possible_truncation, reason = "a handful")]
@@ -287,6 +287,7 @@ pub(super) fn open(path: &Path, options: &StoreOptions) -> Result<(Database, Ope
         ));
     }
     re_anchor(&conn, options).map_err(sqlite("update the leases of"))?;
+    homes::name_instance(&conn, options.ids.random()).map_err(sqlite("name"))?;
     Ok((
         Database { conn, _lock: lock },
         Opened {
@@ -475,7 +476,8 @@ fn migrate(conn: &Connection, found: u32) -> rusqlite::Result<()> {
 }
 
 // The lease clock begins anew with each process, near the wall clock. When that was put back in between, leases
-// would last longer than they were granted for: they begin anew as well, at their full length.
+// would last longer than they were granted for: they begin anew as well, at their full length. Those of sessions that
+// are not over always do, also when they ran out: this is before anything is ended or handed out.
 fn re_anchor(conn: &Connection, options: &StoreOptions) -> rusqlite::Result<()> {
     let now_ms = options.clock.lease_ms();
     conn.execute(
@@ -490,6 +492,13 @@ fn re_anchor(conn: &Connection, options: &StoreOptions) -> rusqlite::Result<()> 
     conn.execute(
         "UPDATE nodes SET not_before_ms = ?1 + coalesce(backoff_max_ms, 3600000)
          WHERE not_before_ms > ?1 + coalesce(backoff_max_ms, 3600000)",
+        [now_ms],
+    )?;
+    // A session goes on without agentd, but nobody could extend its lease meanwhile.
+    conn.execute(
+        "UPDATE nodes SET lease_expires_ms = ?1 + lease_length_ms
+         WHERE status = 'RUNNING' AND (uuid, lease_id) IN (
+             SELECT node, lease FROM sessions INDEXED BY sessions_open WHERE phase <> 'ENDED' AND node IS NOT NULL)",
         [now_ms],
     )?;
     Ok(())

@@ -40,6 +40,10 @@ impl PruneJob {
 impl Tx<'_> {
     /// Does a little of the pruning. True when there is nothing left to do.
     pub(super) fn prune_step(&mut self, job: &mut PruneJob) -> OpResult<bool> {
+        if self.live.sessions.removing {
+            self.remove_session_entries()?;
+            return Ok(false);
+        }
         let (params, pruned) = (&job.params, &mut job.pruned);
         let begun = self
             .conn
@@ -159,12 +163,39 @@ impl Tx<'_> {
         Ok(())
     }
 
-    // Entries of locks and of earlier prunings have no task that they could go with: they go by their age.
+    // Entries that belong to a task as well go with the task.
+    fn remove_session_entries(&mut self) -> OpResult<()> {
+        let next: Option<Blob> = self
+            .conn
+            .prepare_cached("SELECT uuid FROM sessions_removed LIMIT 1")?
+            .query_row([], |row| row.get(0))
+            .optional()?;
+        let Some(session) = next else {
+            self.live.sessions.removing = false;
+            return Ok(());
+        };
+        let removed = self.conn.execute(
+            "DELETE FROM events WHERE seq IN (
+                 SELECT seq FROM events INDEXED BY events_by_session
+                 WHERE session = ?1 AND task IS NULL AND action <> ?2 LIMIT ?3)",
+            params![session, action::SESSION_REMOVED, ROWS_PER_TX_MAX],
+        )?;
+        self.uncount_events(i64::try_from(removed).unwrap_or(i64::MAX));
+        if removed == 0 {
+            self.conn
+                .execute("DELETE FROM sessions_removed WHERE uuid = ?1", [session])?;
+        }
+        Ok(())
+    }
+
+    // Entries of locks, of earlier prunings and of removed sessions have nothing that they could go with: they go
+    // by their age.
     fn prune_other_events(&mut self, before_ms: i64, job: &mut PruneJob) -> OpResult<bool> {
         let removed = self.conn.execute(
             "DELETE FROM events WHERE seq IN (
-                 SELECT seq FROM events INDEXED BY events_without_task
-                 WHERE task IS NULL AND seq <= ?3 ORDER BY seq LIMIT ?2)
+                 SELECT seq FROM events INDEXED BY events_by_age
+                 WHERE task IS NULL AND (session IS NULL OR action = 'SESSION_REMOVED') AND seq <= ?3
+                 ORDER BY seq LIMIT ?2)
              AND wall_ms <= ?1",
             [before_ms, ROWS_PER_TX_MAX, job.up_to_seq],
         )?;

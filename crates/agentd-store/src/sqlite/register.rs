@@ -6,7 +6,7 @@ use crate::{Reply, StoreError};
 use agentd_protocol::journal::action;
 use agentd_protocol::requests::{AddNodes, RegisterTask};
 use agentd_protocol::results::{NodeIds, RegisteredTask};
-use agentd_protocol::{Json, NodeId, NodeSpec, NodeStatus, TaskId, limits};
+use agentd_protocol::{Json, NodeId, NodeSpec, NodeStatus, TaskId, Work, limits};
 use rusqlite::{OptionalExtension, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -235,10 +235,10 @@ impl Tx<'_> {
         let mut all = Vec::with_capacity(specs.len());
         for spec in specs {
             let mut names = spec.capabilities.clone();
-            names.extend(spec.work.as_ref().map(|work| work.capability()));
+            names.extend(spec.work.as_ref().map(Work::capability));
             names.sort_unstable();
             names.dedup();
-            if !names.is_empty() && !self.live.capability_sets.iter().any(|(_, known)| *known == names) {
+            if self.live.capability_sets.find(&names).is_none() {
                 new_sets.insert(names.clone());
             }
             all.push(names);
@@ -317,19 +317,10 @@ impl Tx<'_> {
     }
 
     fn capability_set(&mut self, names: &[String]) -> OpResult<i64> {
-        if names.is_empty() {
-            return Ok(0);
+        match self.live.capability_sets.find(names) {
+            Some(id) => Ok(id),
+            None => self.live.capability_sets.add(self.conn, names),
         }
-        if let Some((id, _)) = self.live.capability_sets.iter().find(|(_, known)| known == names) {
-            return Ok(*id);
-        }
-        let mut insert = self
-            .conn
-            .prepare_cached("INSERT INTO capability_sets (names) VALUES (?1)")?;
-        insert.execute([names.join(",")])?;
-        let id = self.conn.last_insert_rowid();
-        self.live.capability_sets.push((id, names.to_vec()));
-        Ok(id)
     }
 
     /// The answer that was given to the same request before.
@@ -384,7 +375,7 @@ impl<'k> Once<'k> {
 }
 
 /// What makes two requests the same.
-fn digest<T: Serialize>(params: &T) -> Vec<u8> {
+pub(super) fn digest<T: Serialize>(params: &T) -> Vec<u8> {
     Sha256::digest(Json::of(params).text()).to_vec()
 }
 

@@ -31,7 +31,7 @@ impl Size {
         }
     }
 
-    fn is_over(&self, bytes: usize) -> bool {
+    pub(super) fn is_over(&self, bytes: usize) -> bool {
         self.0 > bytes
     }
 }
@@ -46,7 +46,7 @@ pub(super) fn ping(conn: &Connection) -> OpResult<Reply> {
     Ok(DONE)
 }
 
-fn cursor(cursor: Option<&String>) -> Result<Option<i64>, StoreError> {
+pub(super) fn cursor(cursor: Option<&String>) -> Result<Option<i64>, StoreError> {
     cursor
         .map(|text| text.parse().map_err(|_| StoreError::BadCursor))
         .transpose()
@@ -344,9 +344,15 @@ pub(super) fn journal(conn: &Connection, params: &ReadJournal) -> OpResult<Reply
         conditions.push_str(" AND e.seq >= ?");
         values.push(Value::from(params.from_seq.unwrap_or(0)));
     }
+    // One session's entries are few among those of all.
+    let by = if params.filter.session_id.is_some() {
+        "INDEXED BY events_by_session"
+    } else {
+        ""
+    };
     let columns = "e.seq, e.uuid, e.wall_ms, e.action, e.payload, t.uuid, e.node, e.session, e.agent";
     let mut page = conn.prepare_cached(&format!(
-        "SELECT {columns} FROM events e LEFT JOIN tasks t ON t.id = e.task
+        "SELECT {columns} FROM events e {by} LEFT JOIN tasks t ON t.id = e.task
          WHERE {conditions} ORDER BY e.seq {order} LIMIT {}",
         i64::from(limit) + 1
     ))?;

@@ -4,7 +4,9 @@
 //! needs no undoing, and a command that fails half-way (which only the disk can cause) undoes the whole
 //! transaction, after which the others are run again without it.
 
+use super::capabilities::CapabilitySets;
 use super::rows::{Blob, NODE_ROW, NodeRow};
+use super::sessions::{Holder, OpenSessions};
 use crate::machine::Denied;
 use crate::{Counters, StoreError, StoreOptions};
 use agentd_protocol::{EventId, Json, NodeId, NodeStatus, TaskId, TaskInfo, Timestamp};
@@ -88,7 +90,8 @@ pub(super) struct Live {
     pub(super) options: StoreOptions,
     pub(super) last_seq: i64,
     pub(super) last_node: i64,
-    pub(super) capability_sets: Vec<(i64, Vec<String>)>,
+    pub(super) capability_sets: CapabilitySets,
+    pub(super) sessions: OpenSessions,
     tasks: HashMap<TaskId, Rc<TaskRow>>,
 }
 
@@ -97,18 +100,12 @@ impl Live {
         let (last_seq, last_node) = conn.query_row("SELECT last_seq, last_node FROM totals", [], |row| {
             Ok((row.get(0)?, row.get(1)?))
         })?;
-        let mut sets = conn.prepare("SELECT id, names FROM capability_sets ORDER BY id")?;
-        let capability_sets = sets
-            .query_map([], |row| {
-                let names: String = row.get(1)?;
-                Ok((row.get(0)?, names.split(',').map(str::to_owned).collect()))
-            })?
-            .collect::<rusqlite::Result<_>>()?;
         Ok(Self {
             options,
             last_seq,
             last_node,
-            capability_sets,
+            capability_sets: CapabilitySets::load(conn)?,
+            sessions: OpenSessions::load(conn)?,
             tasks: HashMap::new(),
         })
     }
@@ -291,13 +288,26 @@ impl<'a> Tx<'a> {
         in_context: bool,
         payload: &str,
     ) -> rusqlite::Result<(i64, EventId)> {
+        self.journal_of(None, action, task, node, in_context, payload)
+    }
+
+    /// Appends an entry that is about what a session does, if there is one.
+    pub(super) fn journal_of(
+        &mut self,
+        holder: Option<&Holder>,
+        action: &str,
+        task: Option<i64>,
+        node: Option<NodeId>,
+        in_context: bool,
+        payload: &str,
+    ) -> rusqlite::Result<(i64, EventId)> {
         let id = self.live.options.ids.event();
         self.live.last_seq += 1;
         let seq = self.live.last_seq;
         self.conn
             .prepare_cached(
-                "INSERT INTO events (seq, uuid, wall_ms, action, task, node, context, payload)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                "INSERT INTO events (seq, uuid, wall_ms, action, task, node, context, payload, session, agent)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
             )?
             .execute(params![
                 seq,
@@ -307,7 +317,9 @@ impl<'a> Tx<'a> {
                 task,
                 node.map(|node| Blob(node.0)),
                 in_context,
-                payload
+                payload,
+                holder.map(|holder| Blob(holder.session.0)),
+                holder.map(|holder| &*holder.agent)
             ])?;
         self.new_events += 1;
         Ok((seq, id))

@@ -3,9 +3,11 @@
 //! They stand in line here, in memory, and are served within the transaction that frees what they wait for: a
 //! waiting worker learns of its node with the very commit that made it runnable, and nobody is woken in vain.
 
+use super::capabilities::CapabilitySets;
+use crate::session::AcquireSession;
 use crate::{Reply, StoreResult};
+use agentd_protocol::TaskId;
 use agentd_protocol::requests::{AcquireNextNode, AcquireResourceLock};
-use agentd_protocol::{TaskId, Work};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use tokio::sync::oneshot;
 
@@ -16,7 +18,18 @@ const WAITERS_MAX: usize = 16_384;
 #[derive(Debug)]
 pub(super) enum Wanted {
     Node(AcquireNextNode),
+    Session(AcquireSession),
     Lock(AcquireResourceLock),
+}
+
+impl Wanted {
+    fn node(&self) -> Option<&AcquireNextNode> {
+        match self {
+            Self::Node(params) => Some(params),
+            Self::Session(params) => Some(&params.acquire),
+            Self::Lock(_) => None,
+        }
+    }
 }
 
 /// Somebody who waits.
@@ -31,6 +44,7 @@ impl Waiter {
     pub(super) fn none(&self) -> Reply {
         match self.wanted {
             Wanted::Node(_) => Reply::Acquired(None),
+            Wanted::Session(_) => Reply::AcquiredSession(None),
             Wanted::Lock(_) => Reply::Lock(None),
         }
     }
@@ -78,10 +92,12 @@ impl Waiters {
 
     fn line(&mut self, wanted: &Wanted) -> &mut BTreeSet<u64> {
         match wanted {
-            Wanted::Node(AcquireNextNode {
-                task_id: Some(task), ..
-            }) => self.by_task.entry(*task).or_default(),
-            Wanted::Node(_) => &mut self.any_task,
+            Wanted::Node(params) | Wanted::Session(AcquireSession { acquire: params, .. }) => {
+                match params.task_id {
+                    Some(task) => self.by_task.entry(task).or_default(),
+                    None => &mut self.any_task,
+                }
+            }
             Wanted::Lock(lock) => self.by_lock.entry(lock.resource_key.clone()).or_default(),
         }
     }
@@ -93,10 +109,9 @@ impl Waiters {
         line.remove(&id);
         if line.is_empty() {
             match &waiter.wanted {
-                Wanted::Node(AcquireNextNode {
-                    task_id: Some(task), ..
-                }) => drop(self.by_task.remove(task)),
-                Wanted::Node(_) => {}
+                Wanted::Node(params) | Wanted::Session(AcquireSession { acquire: params, .. }) => {
+                    drop(params.task_id.and_then(|task| self.by_task.remove(&task)));
+                }
                 Wanted::Lock(lock) => drop(self.by_lock.remove(&lock.resource_key)),
             }
         }
@@ -120,26 +135,24 @@ impl Waiters {
     pub(super) fn first_for_node(
         &mut self,
         task: TaskId,
-        sets: &[(i64, Vec<String>)],
+        sets: &CapabilitySets,
         requires: i64,
     ) -> Option<u64> {
         let lines = [self.by_task.get(&task), Some(&self.any_task)];
         let mut gone = Vec::new();
         let firsts = lines.into_iter().flatten().filter_map(|line| {
             line.iter().copied().find(|id| {
-                let Some(Waiter {
-                    wanted: Wanted::Node(params),
-                    answer,
-                    ..
-                }) = self.all.get(id)
-                else {
+                let Some(waiter) = self.all.get(id) else {
                     return false;
                 };
-                if answer.is_closed() {
+                if waiter.answer.is_closed() {
                     gone.push(*id);
                     return false;
                 }
-                suits(params, sets, requires)
+                waiter
+                    .wanted
+                    .node()
+                    .is_some_and(|params| sets.suits(params, requires))
             })
         });
         let first = firsts.min();
@@ -202,28 +215,4 @@ impl Waiters {
     pub(super) fn remove_all(&mut self) -> Vec<Waiter> {
         self.ids().into_iter().filter_map(|id| self.remove(id)).collect()
     }
-}
-
-/// Whether a node that asks for the set `requires` may be given in answer to this request.
-pub(super) fn suits(params: &AcquireNextNode, sets: &[(i64, Vec<String>)], requires: i64) -> bool {
-    let names = names_of(sets, requires);
-    if params.work_only && !names.iter().any(|name| name.starts_with(Work::CAPABILITY_PREFIX)) {
-        return false;
-    }
-    match (params.task_id, params.capabilities.as_deref()) {
-        // Clients that know nothing of capabilities get whatever their task has.
-        (Some(_), None) => true,
-        (_, capabilities) => names
-            .iter()
-            .all(|name| capabilities.unwrap_or_default().contains(name)),
-    }
-}
-
-/// The names in a set of capabilities. Sets are never removed, so the ids count up from one.
-pub(super) fn names_of(sets: &[(i64, Vec<String>)], id: i64) -> &[String] {
-    let place = usize::try_from(id).ok().and_then(|id| id.checked_sub(1));
-    place
-        .and_then(|place| sets.get(place))
-        .filter(|(known, _)| *known == id)
-        .map_or(&[], |(_, names)| names.as_slice())
 }

@@ -14,6 +14,7 @@
 use super::maintenance;
 use super::open::Database;
 use super::prune::PruneJob;
+use super::sessions::is_removing;
 use super::tx::{Live, OpError, OpResult, Tx};
 use super::waiters::{Waiters, Wanted};
 use crate::{Command, Counters, Reply, StoreError, StoreOptions, StoreResult, Undelivered};
@@ -185,7 +186,7 @@ impl Writer {
         self.nothing_over_before_ms.min(self.waiters.next_deadline_ms())
     }
 
-    // Rows of tombstones whose removal was interrupted.
+    // Rows of tombstones, or entries of sessions, whose removal was interrupted.
     fn resume_pruning(&mut self) {
         let conn = &self.database.conn;
         let begun = conn.query_row(
@@ -193,13 +194,17 @@ impl Writer {
             [],
             |row| row.get(0),
         );
-        if begun.unwrap_or(false) {
-            let nothing_more = agentd_protocol::requests::PruneTasks {
-                older_than_secs: i64::MAX.unsigned_abs(),
-                task_id: None,
-            };
-            self.prunings.push_back((PruneJob::new(nothing_more, 0), None));
+        if begun.unwrap_or(false) || is_removing(conn).unwrap_or(false) {
+            self.go_on_pruning();
         }
+    }
+
+    fn go_on_pruning(&mut self) {
+        let nothing_more = agentd_protocol::requests::PruneTasks {
+            older_than_secs: i64::MAX.unsigned_abs(),
+            task_id: None,
+        };
+        self.prunings.push_back((PruneJob::new(nothing_more, 0), None));
     }
 
     /// Does everything that there is to do now.
@@ -222,6 +227,9 @@ impl Writer {
             }
         }
         self.transact(batch, returned);
+        if self.prunings.is_empty() && self.live.as_ref().is_some_and(|live| live.sessions.removing) {
+            self.go_on_pruning();
+        }
         self.prune();
     }
 
@@ -332,7 +340,9 @@ impl Writer {
                 continue;
             }
             match execute(&mut tx, &job.command) {
-                Ok(Reply::Acquired(None) | Reply::Lock(None)) if waits_ms.is_some_and(|ms| ms > 0) => {
+                Ok(Reply::Acquired(None) | Reply::AcquiredSession(None) | Reply::Lock(None))
+                    if waits_ms.is_some_and(|ms| ms > 0) =>
+                {
                     let (Some(answer), Some(wanted)) = (job.answer.take(), wanted(&job.command)) else {
                         continue;
                     };
@@ -477,6 +487,11 @@ fn execute(tx: &mut Tx<'_>, command: &Command) -> OpResult<Reply> {
         Command::PauseTask(params) => tx.pause_task(params),
         Command::ResumeTask(params) => tx.resume_task(params),
         Command::RetryNodes(params) => tx.retry_nodes(params),
+        Command::CreateSession(params) => tx.create_session(params),
+        Command::AcquireSession(params) => tx.acquire_session(params, false),
+        Command::ChangeSession(params) => tx.change_session(params),
+        Command::RemoveSession(params) => tx.remove_session(params),
+        Command::NumberHome(name) => tx.number_home(name),
         Command::AcquireResourceLock(params) => tx.acquire_lock(params),
         Command::HeartbeatResourceLock(params) => tx.heartbeat_lock(params),
         Command::ReleaseResourceLock(params) => tx.release_lock(params),
@@ -491,6 +506,7 @@ fn execute(tx: &mut Tx<'_>, command: &Command) -> OpResult<Reply> {
 fn wait_ms(command: &Command) -> Option<i64> {
     let secs = match command {
         Command::AcquireNextNode(params) => params.wait_secs,
+        Command::AcquireSession(params) => params.acquire.wait_secs,
         Command::AcquireResourceLock(params) => params.wait_secs,
         _ => return None,
     };
@@ -500,6 +516,11 @@ fn wait_ms(command: &Command) -> Option<i64> {
 fn wanted(command: &Command) -> Option<Wanted> {
     match command {
         Command::AcquireNextNode(params) => Some(Wanted::Node(params.clone())),
+        Command::AcquireSession(params) => {
+            let mut params = params.clone();
+            params.acquire.work_only = true;
+            Some(Wanted::Session(params))
+        }
         Command::AcquireResourceLock(params) => Some(Wanted::Lock(params.clone())),
         _ => None,
     }
@@ -547,11 +568,12 @@ fn serve(tx: &mut Tx<'_>, waiters: &mut Waiters, round: &mut Round) -> OpResult<
 fn serve_one(tx: &mut Tx<'_>, waiters: &mut Waiters, id: u64, round: &mut Round) -> OpResult<bool> {
     let outcome = match waiters.wanted(id) {
         Some(Wanted::Node(params)) => tx.acquire_node(params),
+        Some(Wanted::Session(params)) => tx.acquire_session(params, true),
         Some(Wanted::Lock(params)) => tx.acquire_lock(params),
         None => return Ok(false),
     };
     let reply = match outcome {
-        Ok(Reply::Acquired(None) | Reply::Lock(None)) => return Ok(false),
+        Ok(Reply::Acquired(None) | Reply::AcquiredSession(None) | Reply::Lock(None)) => return Ok(false),
         Ok(reply) => Ok(reply),
         Err(OpError::Refused(error)) => Err(error),
         Err(error) => return Err(error),

@@ -6,6 +6,7 @@
 mod locks;
 mod model;
 mod nodes;
+mod sessions;
 mod support;
 mod tasks;
 mod waiting;

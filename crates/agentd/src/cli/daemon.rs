@@ -7,9 +7,11 @@ use clap::Args;
 /// Run the daemon, as `agentd` alone does
 #[derive(Clone, Debug, Default, Args)]
 #[command(after_long_help = "\
-Settings come from these flags, then from the environment, then from the env file, then from defaults:
+Settings come from these flags, then from the environment, then from the env file, then from [daemon]
+in agentd.toml, then from defaults:
   AGENTD_HOME                 ~/.agentd
   AGENTD_ENV_FILE             ~/.agentd/.env
+  AGENTD_CONFIG               ~/.agentd/agentd.toml, else /etc/agentd/agentd.toml
   AGENTD_DATABASE_URL         sqlite://~/.agentd/agent_state.db
   AGENTD_SOCKET_PATH          ~/.agentd/agentd.sock
   AGENTD_NODE_TIMEOUT_SECS    300: how long a lease lasts without a heartbeat
@@ -20,6 +22,8 @@ Settings come from these flags, then from the environment, then from the env fil
   AGENTD_MAX_CONNECTIONS      how many connections at once
   AGENTD_RETENTION_DAYS       90: how long finished tasks are kept; 0: for ever
   AGENTD_ARTIFACT_DIR         ~/.agentd/artifacts
+  AGENTD_SECRET_DIR           ~/.agentd/secrets: the secrets that agents may be given, a file for each
+  AGENTD_MAX_SESSIONS         16: how many sessions of agents at once
   RUST_LOG                    agentd=info
 
 SIGTERM and SIGINT stop it cleanly; a second one at once. Under systemd use Type=notify.")]
@@ -47,6 +51,7 @@ pub(crate) fn flags(global: &Global, daemon: Option<&DaemonArgs>) -> Flags {
     Flags {
         home: global.home.clone(),
         env_file: global.env_file.clone(),
+        config: global.config.clone(),
         socket: global.socket.clone(),
         database_url: daemon.database_url,
         node_timeout_secs: daemon.node_timeout_secs,

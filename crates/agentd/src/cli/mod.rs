@@ -1,14 +1,21 @@
 //! The command line. One file per command; the doc comments of the arguments are their help.
 
+mod agents;
+pub(crate) mod check;
 pub(crate) mod daemon;
 mod db;
+pub(crate) mod doctor;
 mod generate;
 mod info;
+pub(crate) mod init;
 mod journal;
 mod lock;
 mod lock_run;
 mod node;
 mod owner;
+mod reload;
+mod run;
+mod sessions;
 mod task;
 mod values;
 mod worker;
@@ -27,9 +34,10 @@ use std::time::Duration;
 /// How long a daemon may take to answer a question that needs nothing but the daemon.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 
-/// Coordinates AI agents on this machine: durable tasks, leases and locks behind a Unix socket.
+/// Runs AI agents on this machine and coordinates them: sessions, and durable tasks, leases and locks behind a Unix
+/// socket.
 ///
-/// Without a command it runs the daemon. The commands talk to the daemon that runs; `task run` and the `db`
+/// Without a command it runs the daemon. The commands talk to the daemon that runs; `run`, `task run` and the `db`
 /// commands do without one.
 #[derive(Debug, Parser)]
 #[command(name = "agentd", version, after_long_help = Exit::HELP, disable_help_subcommand = true)]
@@ -53,6 +61,10 @@ pub(crate) struct Global {
     /// The file that settings are read from [default: .env in the home directory, or AGENTD_ENV_FILE]
     #[arg(long, global = true, value_name = "PATH")]
     pub(crate) env_file: Option<PathBuf>,
+    /// The file that declares agents and settings [default: agentd.toml in the home directory, else
+    /// /etc/agentd/agentd.toml, or AGENTD_CONFIG]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(crate) config: Option<PathBuf>,
     /// Print JSON: one document, or one a line for what streams
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -65,6 +77,10 @@ pub(crate) struct Global {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Daemon(daemon::DaemonArgs),
+    Run(run::RunArgs),
+    Sessions(sessions::SessionsArgs),
+    Agents(agents::AgentsArgs),
+    Reload(reload::ReloadArgs),
     #[command(subcommand)]
     Task(task::TaskCommand),
     #[command(subcommand)]
@@ -75,6 +91,9 @@ pub(crate) enum Command {
     Journal(journal::JournalArgs),
     #[command(subcommand)]
     Db(db::DbCommand),
+    Init(init::InitArgs),
+    Check(check::CheckArgs),
+    Doctor(doctor::DoctorArgs),
     Health(info::HealthArgs),
     Metrics(info::MetricsArgs),
     Describe(info::DescribeArgs),
@@ -111,7 +130,8 @@ impl Context {
     /// # Errors
     /// When they cannot be used.
     pub(crate) fn new(flags: &Flags, environment: Environment, console: Console) -> Result<Self, Failure> {
-        let settings = Settings::load(flags, &environment).map_err(Failure::config)?;
+        let settings =
+            Settings::load(flags, &environment).map_err(|error| Failure::config(error.to_string()))?;
         Ok(Self {
             settings,
             environment,
@@ -165,7 +185,7 @@ impl Command {
     pub(crate) fn is_heavy(&self) -> bool {
         matches!(
             self,
-            Self::Daemon(_) | Self::Worker(_) | Self::Task(task::TaskCommand::Run(_))
+            Self::Daemon(_) | Self::Run(_) | Self::Worker(_) | Self::Task(task::TaskCommand::Run(_))
         )
     }
 
@@ -175,6 +195,10 @@ impl Command {
     /// What the user is to be told.
     pub(crate) async fn run(self, context: &Context) -> Result<Exit, Failure> {
         match self {
+            Self::Run(args) => Box::pin(args.run(context)).await,
+            Self::Sessions(args) => Box::pin(args.run(context)).await,
+            Self::Agents(args) => args.run(context).await,
+            Self::Reload(args) => args.run(context).await,
             Self::Task(command) => command.run(context).await,
             Self::Node(command) => command.run(context).await,
             Self::Lock(command) => command.run(context).await,
@@ -186,9 +210,14 @@ impl Command {
             Self::Describe(args) => args.run(context).await,
             Self::Whoami(args) => args.run(context).await,
             Self::Call(args) => args.run(context).await,
-            Self::Daemon(_) | Self::Completions(_) | Self::Man(_) | Self::Supervise | Self::Guard(_) => {
-                Err(Failure::internal("this command is run by main"))
-            }
+            Self::Daemon(_)
+            | Self::Init(_)
+            | Self::Check(_)
+            | Self::Doctor(_)
+            | Self::Completions(_)
+            | Self::Man(_)
+            | Self::Supervise
+            | Self::Guard(_) => Err(Failure::internal("this command is run by main")),
         }
     }
 }

@@ -6,11 +6,13 @@
 pub(crate) mod logging;
 pub(crate) mod process;
 mod retention;
+pub(crate) mod sessions;
 
 use crate::cli::Context;
 use crate::failure::{Exit, Failure};
 use crate::settings::Settings;
 use agentd_api::{Claim, RolePolicy, Server, ServerError, ServerOptions};
+use agentd_runner::session::Sessions;
 use agentd_store::sqlite::{OpenError, Opened, SqliteStore};
 use agentd_store::{Store, StoreOptions};
 use process::Signals;
@@ -29,8 +31,10 @@ pub(crate) async fn run(context: &Context) -> Result<Exit, Failure> {
     // Before anything that a signal could interrupt half-way.
     let mut signals =
         Signals::new().map_err(|error| Failure::internal(format!("cannot handle signals: {error}")))?;
+    let mut hangups =
+        process::hangups().map_err(|error| Failure::internal(format!("cannot handle signals: {error}")))?;
     settings.prepare_home().map_err(Failure::config)?;
-    let mut instance = Instance::start(settings).map_err(Failure::from)?;
+    let mut instance = Instance::start(context).await.map_err(Failure::from)?;
 
     for warning in &settings.warnings {
         warn!("{warning}");
@@ -51,12 +55,15 @@ pub(crate) async fn run(context: &Context) -> Result<Exit, Failure> {
     // The socket is listening: whoever waits for this may connect.
     notify(&[NotifyState::Ready, NotifyState::Status("listening")]);
 
-    let outcome = tokio::select! {
-        signal = signals.next() => {
-            info!(signal, "stopping; a second signal stops at once");
-            Ok(Exit::Ok)
+    let outcome = loop {
+        tokio::select! {
+            signal = signals.next() => {
+                info!(signal, "stopping; a second signal stops at once");
+                break Ok(Exit::Ok);
+            }
+            _ = hangups.recv() => instance.reload().await,
+            failure = instance.ended() => break Err(failure),
         }
-        failure = instance.ended() => Err(failure),
     };
     notify(&[
         NotifyState::Stopping,
@@ -84,6 +91,7 @@ fn notify(state: &[NotifyState<'_>]) {
 pub(crate) struct Instance {
     pub(crate) opened: Opened,
     store: Arc<dyn Store>,
+    sessions: Sessions,
     stop: CancellationToken,
     // None when it ended by itself.
     server: Option<JoinHandle<Result<(), ServerError>>>,
@@ -100,11 +108,12 @@ pub(crate) enum StartError {
 }
 
 impl Instance {
-    /// Opens the store and listens. Must be called within a runtime.
+    /// Opens the store, goes on with the sessions that are there, and listens.
     ///
     /// # Errors
     /// What is in the way, and what to do about it. Nothing was changed then.
-    pub(crate) fn start(settings: &Settings) -> Result<Self, StartError> {
+    pub(crate) async fn start(context: &Context) -> Result<Self, StartError> {
+        let settings = &context.settings;
         // The claim comes first: a second daemon is to find out before it touches the database.
         let claim = Claim::take(&settings.socket)?;
         let (store, opened) = open_store(settings)?;
@@ -120,6 +129,18 @@ impl Instance {
         if let Some(connections) = settings.max_connections {
             options.connections_max = connections;
         }
+        // Before anybody can ask for a node: sessions that go on hold theirs.
+        let sessions = sessions::start(
+            &Arc::new(settings.clone()),
+            &context.environment,
+            Arc::clone(&store),
+        )
+        .await
+        .map_err(|why| StartError::Other(Failure::config(why)))?;
+        options.sessions = Some(Arc::new(sessions::Served {
+            sessions: sessions.clone(),
+            store: Arc::clone(&store),
+        }));
         let server = Server::bind_claimed(claim, options)?;
         let stop = CancellationToken::new();
         let server = Some(tokio::spawn(server.serve(stop.clone())));
@@ -127,6 +148,7 @@ impl Instance {
         Ok(Self {
             opened,
             store,
+            sessions,
             stop,
             server,
             retention,
@@ -143,9 +165,25 @@ impl Instance {
         Failure::internal("the server ended by itself; its log says more")
     }
 
+    /// Reads the configuration again, because a signal said so.
+    async fn reload(&self) {
+        match self.sessions.reload().await {
+            Ok(reloaded) => info!(
+                path = reloaded.path,
+                added = reloaded.added.len(),
+                changed = reloaded.changed.len(),
+                removed = reloaded.removed.len(),
+                "read the configuration again"
+            ),
+            Err(error) => error!("the configuration stays as it was: {error}"),
+        }
+    }
+
     /// Ends it in order: no more connections, what is in flight is answered, the database is closed.
     pub(crate) async fn stop(self) {
         self.retention.abort();
+        // They go on; only nobody follows them until the next daemon does.
+        self.sessions.stop().await;
         self.stop.cancel();
         // It closes the store on its way; the second time is for a server that did not get so far.
         if let Some(server) = self.server {

@@ -75,6 +75,14 @@ impl Signals {
     }
 }
 
+/// Asks for SIGHUP, at which a daemon reads its configuration again.
+///
+/// # Errors
+/// As [`Signals::new`].
+pub(crate) fn hangups() -> io::Result<Stream> {
+    listen(SignalKind::hangup())
+}
+
 /// What a shell shows for a program that a signal ended.
 pub(crate) fn exit_number(signal: &str) -> u8 {
     if signal == "SIGTERM" { 143 } else { 130 }

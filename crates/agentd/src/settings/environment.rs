@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::path::{Path, PathBuf};
+#[cfg(test)]
+use std::path::Path;
+use std::path::PathBuf;
 
 /// The environment variables and what else the settings depend on. Read once, in `main`; whatever needs a
 /// part of it is given that part.
@@ -47,8 +49,16 @@ impl Environment {
                 .map(|(name, value)| (name.into(), value.into()))
                 .collect(),
             user_home: Some(home.to_owned()),
-            uid: 1000,
+            // Of this process: the files that a test makes are its own.
+            uid: nix::unistd::geteuid().as_raw(),
         }
+    }
+
+    /// All variables.
+    pub(crate) fn variables(&self) -> impl Iterator<Item = (OsString, OsString)> {
+        self.variables
+            .iter()
+            .map(|(name, value)| (name.clone(), value.clone()))
     }
 
     /// A variable's value. An empty one counts as absent, as `NAME= agentd` is how a shell takes one away.
@@ -59,31 +69,27 @@ impl Environment {
             .filter(|value| !value.is_empty())
     }
 
+    /// Where a program is that can be run: in `PATH`, or in the directories of administrators' programs, which the `PATH` of
+    /// ordinary users often lacks.
+    pub(crate) fn program(&self, name: &str) -> Option<PathBuf> {
+        let runs = |path: &PathBuf| {
+            path.is_file() && nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).is_ok()
+        };
+        if name.contains('/') {
+            return Some(PathBuf::from(name)).filter(runs);
+        }
+        let path = self.get("PATH").unwrap_or(OsStr::new("/usr/bin:/bin"));
+        std::env::split_paths(path)
+            .chain(["/usr/sbin".into(), "/sbin".into()])
+            .map(|dir| dir.join(name))
+            .find(runs)
+    }
+
     /// `~` and `~/…` become the user's home directory; everything else stays.
     ///
     /// # Errors
     /// When it is needed and not known, or another user's is asked for.
     pub(crate) fn expand(&self, path: &str) -> Result<PathBuf, String> {
-        let Some(rest) = path.strip_prefix('~') else {
-            return Ok(PathBuf::from(path));
-        };
-        let below = match rest.strip_prefix('/') {
-            Some(below) => below,
-            None if rest.is_empty() => "",
-            None => {
-                return Err(format!(
-                    "{path}: only ~/… is understood, not another user's home directory"
-                ));
-            }
-        };
-        let home = self
-            .user_home
-            .as_deref()
-            .ok_or_else(|| format!("{path}: HOME is not set"))?;
-        Ok(if below.is_empty() {
-            home.to_owned()
-        } else {
-            home.join(Path::new(below))
-        })
+        agentd_config::path::expand(path, self.user_home.as_deref())
     }
 }

@@ -215,7 +215,7 @@ fn other_pages_name_methods_and_commands_that_there_are() {
             .split_ascii_whitespace()
             .take_while(|word| !["&", "|"].contains(word))
             .map(|word| match word.trim_matches('\'') {
-                "TASK" => "00000000-0000-4000-8000-000000000000",
+                "TASK" | "SESSION" => "00000000-0000-4000-8000-000000000000",
                 word => word,
             })
             .collect();
@@ -307,8 +307,8 @@ fn the_example_of_the_env_file_shows_the_defaults() {
     assert_eq!(daemon_with(&example_text), (health.clone(), log.clone()));
     let spelled_out: String = variables
         .iter()
-        // In the file itself it has no effect, and that is warned of.
-        .filter(|(name, _)| *name != "AGENTD_ENV_FILE")
+        // In the file itself the one has no effect, and that is warned of; what the other names has to be there.
+        .filter(|(name, _)| !["AGENTD_ENV_FILE", "AGENTD_CONFIG"].contains(&name.as_str()))
         .map(|(name, value)| format!("{name}={value}\n"))
         .collect();
     assert_eq!(daemon_with(&spelled_out), (health, log));
@@ -338,6 +338,9 @@ fn defaults_are_what_they_have_always_been() {
         ("DEEPSEEK_TEMPERATURE", "0.2"),
         ("AGENTD_AGENT_WORKERS", "2"),
         ("AGENTD_ARTIFACT_DIR", "~/.agentd/artifacts"),
+        ("AGENTD_CONFIG", "~/.agentd/agentd.toml"),
+        ("AGENTD_SECRET_DIR", "~/.agentd/secrets"),
+        ("AGENTD_MAX_SESSIONS", "16"),
     ];
     for (name, default) in defaults {
         assert_eq!(

@@ -6,10 +6,14 @@
 mod support;
 
 mod commands;
+mod config;
 mod daemon;
 mod documents;
+mod fakes;
 mod files;
 mod locks;
 mod programs;
 mod runs;
+// Needs a daemon that runs sessions.
+// mod sessions;
 mod survey;

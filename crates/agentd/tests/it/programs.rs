@@ -456,9 +456,9 @@ fn the_skills_python_works() {
 
 /// The skill's shell texts, one after the other, in a directory with the file that they speak of.
 fn fenced_shell(skill: &str) -> String {
-    let mut text = "set -eu\nmkdir -p src\ntouch src/lib.rs\n".to_owned();
+    let mut text = "set -eu\nmkdir -p src\ntouch src/lib.rs\nAGENTD_RUN_DIR=$PWD\n".to_owned();
     for block in crate::files::fenced(skill, "sh") {
         text += &block;
     }
-    text + "test -n \"$lease\"\n"
+    text + "test -n \"$lease\"\ngrep -q summary result.json\n"
 }

@@ -1,5 +1,6 @@
 //! `agentd task`: goals, and the graphs of nodes that lead to them.
 
+mod agents;
 mod change;
 mod progress;
 mod reclaim;

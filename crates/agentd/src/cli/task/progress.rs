@@ -277,6 +277,19 @@ impl<'a> Progress<'a> {
             }
             action::ROLLBACK_NODE => format!("{} {name}{took}: its lease ran out", toned(Tone::Bad, "lost")),
             action::RELEASE_NODE => format!("{}  {name}: given back", toned(Tone::Faint, "back")),
+            // What became of it is said of the node.
+            action::SESSION_PHASE
+            | action::SESSION_STEP
+            | action::SESSION_ENDED
+            | action::SESSION_REMOVED => {
+                return None;
+            }
+            action::SESSION_QUEUED => format!(
+                "{} {name}: agent {}, session {}",
+                toned(Tone::Active, "run "),
+                entry.agent.as_deref().map_or_else(|| "?".into(), one_line),
+                entry.session_id.map_or_else(|| "?".into(), |id| id.to_string()),
+            ),
             action::RETRY_NODE => format!("{} {name}", toned(Tone::Active, "again")),
             other => format!(
                 "{} {name}: {}",

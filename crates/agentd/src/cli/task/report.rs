@@ -6,7 +6,9 @@ use crate::failure::Failure;
 use agentd_client::Client;
 use agentd_protocol::requests::{GetNode, TaskStatus};
 use agentd_protocol::results::{GetNodeResult, TaskStatusResult};
-use agentd_protocol::{Json, Method, NodeId, NodeInfo, NodeStatus, StatusCounts, TaskId, TaskState};
+use agentd_protocol::{
+    AgentWork, Json, Method, NodeId, NodeInfo, NodeStatus, StatusCounts, TaskId, TaskState, Work,
+};
 use serde_json::Value;
 use std::collections::HashMap;
 
@@ -162,7 +164,14 @@ fn note(node: &NodeInfo, names: &HashMap<NodeId, String>) -> String {
                 }
                 None => shortened(&owner, 60),
             };
-            format!("by {short}")
+            match &node.work {
+                // Whoever holds its lease is agentd itself.
+                Some(Work::Agent(AgentWork { agent, .. })) => {
+                    let name = agent.as_deref().map_or_else(|| short, one_line);
+                    format!("agent {name}")
+                }
+                _ => format!("by {short}"),
+            }
         }
         (NodeStatus::Failed, _) => node
             .result_payload
@@ -253,18 +262,35 @@ pub(super) async fn outcome(
     let Some(node) = status.nodes.iter().find(completed) else {
         return Ok(None);
     };
-    let Some(payload) = whole_node(client, status.task.id, node.id).await?.result_payload else {
-        return Ok(None);
-    };
+    let whole = whole_node(client, status.task.id, node.id).await?;
+    let name = name.to_owned();
+    Ok(whole
+        .result_payload
+        .map(|payload| outcome_of(name, whole.work.as_ref(), payload)))
+}
+
+fn outcome_of(node: String, work: Option<&Work>, payload: Json) -> Outcome {
     let mut fields = payload.to_value();
-    let value = fields.get_mut("value").map(Value::take);
-    let stdout = fields["stdout"].as_str().map(str::to_owned);
-    Ok(Some(Outcome {
-        node: name.to_owned(),
+    let printed = if matches!(work, Some(Work::Agent(_))) {
+        // What the agent left is the result as a whole; if it left nothing, there is what it printed.
+        let output = fields["session_id"]
+            .as_str()
+            .and_then(|_| fields["output"].as_str());
+        match output.map(str::to_owned) {
+            Some(output) => (None, Some(output)),
+            None => (Some(fields), None),
+        }
+    } else {
+        let stdout = fields["stdout"].as_str().map(str::to_owned);
+        (fields.get_mut("value").map(Value::take), stdout)
+    };
+    let (value, stdout) = printed;
+    Outcome {
+        node,
         value,
         stdout,
         payload,
-    }))
+    }
 }
 
 #[cfg(test)]
@@ -287,6 +313,36 @@ mod tests {
         );
         assert_eq!(shown_error(&json!("plain")), "plain");
         assert_eq!(shown_error(&json!({ "a": 1 })), "{\"a\":1}");
+    }
+
+    #[test]
+    fn what_is_shown_of_a_result_follows_from_who_made_it() {
+        let agent = Work::Agent(AgentWork {
+            agent: None,
+            prompt: None,
+            timeout_secs: None,
+        });
+        let shown = |work: Option<&Work>, payload: Value| {
+            let outcome = outcome_of("n".into(), work, payload.into());
+            (outcome.value, outcome.stdout)
+        };
+        let command = json!({ "exit_code": 0, "stdout": "o", "value": [1] });
+        assert_eq!(
+            shown(None, command.clone()),
+            (Some(json!([1])), Some("o".to_owned()))
+        );
+        assert_eq!(shown(None, json!("text")), (None, None));
+        // An agent's own result may look like anything.
+        assert_eq!(shown(Some(&agent), command.clone()), (Some(command), None));
+        assert_eq!(
+            shown(Some(&agent), json!(["a", 1])),
+            (Some(json!(["a", 1])), None)
+        );
+        let stands_for_it = json!({ "session_id": "s", "exit_code": 0, "output": "said" });
+        assert_eq!(
+            shown(Some(&agent), stands_for_it),
+            (None, Some("said".to_owned()))
+        );
     }
 
     #[test]

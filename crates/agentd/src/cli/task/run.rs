@@ -41,6 +41,8 @@ the same command starts afresh.
 The daemon that runs is used; when none runs, this process is the daemon for as long as the run takes, so that
 `agentd task list` and the like work meanwhile.
 
+Nodes for agents are run by the daemon, in sessions of their own; this command waits for them.
+
 Progress goes to stderr, the result to stdout. Ends with 0 when every node is completed, and with 1 when one has
 failed. Ctrl-C stops the commands and gives their nodes back; once more stops at once.
 
@@ -137,6 +139,7 @@ impl RunArgs {
         loop {
             let mut client = Reconnect::quietly(context).client().await?;
             let attempt = async {
+                super::agents::check(&mut client, plan).await?;
                 let registered = register(context, &mut client, plan, &mut wish).await?;
                 if registered.continued {
                     reclaim(context, &mut client, registered.task_id).await?;

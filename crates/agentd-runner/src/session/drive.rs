@@ -1,0 +1,609 @@
+//! One session's way through its phases, from its place in the queue to its end.
+//!
+//! ```text
+//!   Fresh, Node ─▶ set up ─▶ start ─▶ follow ─┐
+//!   Follow (found after a restart) ─▶ follow ─┼─▶ take down ─▶ the node's end ─▶ ENDED
+//!   Finish, Lost (found too late) ────────────┘
+//!   Rebuild ─▶ what is there is removed ─▶ QUEUED again
+//!   GiveBack ─▶ what is there is removed, the node is released ─▶ ENDED
+//! ```
+//!
+//! A driver may be killed between any two steps: each begins by looking at what is there, and the database says how far
+//! the session was.
+
+use super::manager::Inner;
+use super::outcome::{self, Evidence};
+use super::setup::{self, SetUpFailed};
+use super::slots::Place;
+use super::{blocking, teardown};
+use agentd_config::Agent;
+use agentd_protocol::journal::action;
+use agentd_protocol::requests::{CompleteNode, FailNode, HeartbeatNode, ReleaseNode};
+use agentd_protocol::results::AcquiredNode;
+use agentd_protocol::{Json, OutcomeReason, SessionId, SessionInfo, SessionOutcome, SessionPhase};
+use agentd_store::session::{ChangeSession, SessionEvent, SessionLease, SessionNote};
+use agentd_store::{Command, Reply, StoreError};
+use agentd_supervisor::control::Control;
+use agentd_supervisor::dir::SessionDir;
+use agentd_supervisor::record::{Exited, Record, What};
+use agentd_supervisor::records::read_records;
+use agentd_supervisor::spawn::{self, SupervisorState};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// Between two attempts to write what the store could not take.
+const RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// Between two attempts to reach a supervisor that is there and does not answer.
+const UNANSWERED: Duration = Duration::from_secs(1);
+
+/// Where a driver begins.
+#[derive(Debug)]
+pub(super) enum Entry {
+    /// A place is there; nothing else.
+    Fresh,
+    /// The same, for a node that was leased with it.
+    Node(Box<AcquiredNode>),
+    /// An earlier daemon ended while it built the environment.
+    Rebuild,
+    /// A supervisor is at work.
+    Follow,
+    /// The agent ended while no daemon was there.
+    Finish(Exited),
+    /// The supervisor ended without a word.
+    Lost(&'static str),
+    /// There is no place, or nobody who knows the node's context.
+    GiveBack,
+    /// It was stopped before it began.
+    Cancelled,
+    /// Too many wait.
+    QueueFull,
+    /// Its agent is not declared any more.
+    Undeclared,
+}
+
+/// Somebody wants the session's end.
+#[derive(Clone, Debug)]
+pub(super) struct StopRequest {
+    pub(super) reason: String,
+    /// Between TERM and KILL, instead of what the agent's configuration says.
+    pub(super) grace: Option<Duration>,
+}
+
+/// See the module.
+pub(super) struct Driver {
+    inner: Arc<Inner>,
+    info: SessionInfo,
+    lease: Option<SessionLease>,
+    place: Option<Place>,
+    stop: watch::Receiver<Option<StopRequest>>,
+    dir: SessionDir,
+    // Of the agent's output, once it has ended.
+    output_bytes: u64,
+    // A lease that is being extended, for as long as this is there.
+    heart: Option<Heart>,
+}
+
+impl Driver {
+    pub(super) fn new(
+        inner: Arc<Inner>,
+        info: SessionInfo,
+        lease: Option<SessionLease>,
+        place: Option<Place>,
+        stop: watch::Receiver<Option<StopRequest>>,
+    ) -> Self {
+        let dir = inner.options.state.session(info.id);
+        let heart = lease.map(|lease| Heart::begin(Arc::clone(&inner), info.id, lease));
+        Self {
+            inner,
+            info,
+            lease,
+            place,
+            stop,
+            dir,
+            output_bytes: 0,
+            heart,
+        }
+    }
+
+    /// Goes on until the session is over, or waits in the queue again.
+    ///
+    /// # Errors
+    /// The store's failure: the session is then as the database says, and the next daemon goes on with it.
+    pub(super) async fn run(mut self, entry: Entry) -> Result<(), StoreError> {
+        let exited = match entry {
+            Entry::Fresh => self.execute(None).await?,
+            Entry::Node(node) => self.execute(Some(*node)).await?,
+            Entry::Follow => self.follow().await?,
+            Entry::Finish(exited) => exited,
+            Entry::Lost(why) => Exited {
+                lost: Some(why.into()),
+                ..Exited::default()
+            },
+            Entry::Rebuild => return self.rebuild().await,
+            Entry::GiveBack => return self.give_back().await,
+            Entry::Cancelled => {
+                let why = self.info.stop_requested.clone();
+                return self.end_queued(OutcomeReason::Cancelled, why).await;
+            }
+            Entry::QueueFull => {
+                let why = "too many sessions wait already".to_owned();
+                return self.end_queued(OutcomeReason::SetupFailed, Some(why)).await;
+            }
+            Entry::Undeclared => {
+                let why = format!("no agent {:?} is declared any more", self.info.agent);
+                return self.end_queued(OutcomeReason::SetupFailed, Some(why)).await;
+            }
+        };
+        self.finish(exited).await
+    }
+
+    /// Set-up, start, and the agent's life.
+    async fn execute(&mut self, node: Option<AcquiredNode>) -> Result<Exited, StoreError> {
+        let refused = |message: String| Exited {
+            start_error: Some(message),
+            ..Exited::default()
+        };
+        let (Some(agent), Some(place)) = (self.inner.agent(&self.info.agent), self.place.clone()) else {
+            return Ok(refused(format!("no agent {:?} is declared", self.info.agent)));
+        };
+        self.change(SessionEvent::SetUp {
+            replica: place.replica,
+            runtime: agent.runtime.as_str().into(),
+        })
+        .await?;
+        self.inner.point("setup");
+        let order = setup::Order {
+            info: self.info.clone(),
+            agent,
+            replica: place.replica,
+            node,
+            dir: self.dir.clone(),
+        };
+        let built = setup::run(&self.inner, order, |step, begun| {
+            self.note_step("setup", step, begun, None)
+        });
+        let limit = self.inner.options.setup_timeout;
+        let ready = match tokio::time::timeout(limit, built).await {
+            Ok(Ok(ready)) => ready,
+            Ok(Err(SetUpFailed::Store(error))) => return Err(error),
+            Ok(Err(SetUpFailed::Step { step, message, begun })) => {
+                self.note_step("setup", step, begun, Some(&message));
+                return Ok(refused(format!("{step}: {message}")));
+            }
+            Err(_) => {
+                return Ok(refused(format!(
+                    "set-up took longer than {} seconds",
+                    limit.as_secs()
+                )));
+            }
+        };
+        for warning in &ready.warnings {
+            self.warn(warning);
+        }
+        if let Some(stop) = self.stop.borrow().clone() {
+            return Ok(Exited {
+                stop: Some(agentd_supervisor::record::StopCause::Request),
+                start_error: Some(stop.reason),
+                ..Exited::default()
+            });
+        }
+        // Only so many at a time; the queue is in order.
+        let inner = Arc::clone(&self.inner);
+        let permit = inner.starting.acquire().await;
+        self.change(SessionEvent::Start).await?;
+        self.inner.point("starting");
+        let spawned = ready.start(&self.inner).await;
+        self.inner.point("spawned");
+        if let Err(error) = spawned {
+            return Ok(refused(format!("start: {error}")));
+        }
+        self.follow_holding(permit.ok()).await
+    }
+
+    async fn follow(&mut self) -> Result<Exited, StoreError> {
+        self.follow_holding(None).await
+    }
+
+    // Until the supervisor has said all that it has to say. The permit goes back when the agent runs.
+    async fn follow_holding(
+        &mut self,
+        mut permit: Option<tokio::sync::SemaphorePermit<'_>>,
+    ) -> Result<Exited, StoreError> {
+        let mut tail = Tail::default();
+        while !tail.ended {
+            let connected = match Control::connect(&self.dir).await {
+                Ok(control) => control.watch(tail.seq + 1).await,
+                Err(error) => Err(error),
+            };
+            let mut watch = match connected {
+                Ok(watch) => watch,
+                // What it wrote is in its file.
+                Err(_) if self.is_gone().await => break,
+                Err(error) => {
+                    // Suspended, say. Its lock is let go when it ends, and nothing else tells of that.
+                    tracing::warn!(session = %self.info.id, %error, "its supervisor does not answer");
+                    tokio::select! {
+                        () = tokio::time::sleep(UNANSWERED) => continue,
+                        () = self.inner.closing.cancelled() => return Err(StoreError::ShuttingDown),
+                    }
+                }
+            };
+            loop {
+                tokio::select! {
+                    record = watch.next() => match record {
+                        Ok(Some(record)) => {
+                            self.take(&mut tail, record).await?;
+                            if tail.started {
+                                permit = None;
+                            }
+                        }
+                        Ok(None) | Err(_) => break,
+                    },
+                    wanted = wanted(&mut self.stop) => {
+                        self.ask_for_end(&wanted).await;
+                    }
+                    () = self.inner.closing.cancelled() => return Err(StoreError::ShuttingDown),
+                }
+            }
+        }
+        drop(permit);
+        // What it wrote and did not get round to telling.
+        if !tail.ended {
+            let dir = self.dir.clone();
+            let records = blocking(move || read_records(&dir)).await;
+            for record in records.unwrap_or_default().records {
+                self.take(&mut tail, record).await?;
+            }
+        }
+        Ok(match tail.exited {
+            Some(exited) => exited,
+            None => Exited {
+                lost: Some("its supervisor was killed, and the agent was ended".into()),
+                ..Exited::default()
+            },
+        })
+    }
+
+    async fn is_gone(&self) -> bool {
+        let dir = self.dir.clone();
+        let state = blocking(move || spawn::state(&dir)).await;
+        matches!(state, Ok(SupervisorState::Gone(_)))
+    }
+
+    async fn ask_for_end(&self, wanted: &StopRequest) {
+        let declared = || self.inner.agent(&self.info.agent).map(|agent| agent.grace_period);
+        let grace = wanted
+            .grace
+            .or_else(declared)
+            .unwrap_or(Agent::GRACE_PERIOD_DEFAULT);
+        let asked = async { Control::connect(&self.dir).await?.stop(grace).await };
+        if let Err(error) = asked.await {
+            tracing::warn!(session = %self.info.id, %error, "its supervisor could not be asked for its end");
+        }
+    }
+
+    // Writes down what a record says, once.
+    async fn take(&mut self, tail: &mut Tail, record: Record) -> Result<(), StoreError> {
+        if record.seq <= tail.seq {
+            return Ok(());
+        }
+        tail.seq = record.seq;
+        match record.what {
+            What::Started { .. } => {
+                tail.started = true;
+                if self.info.phase == SessionPhase::Starting {
+                    self.inner.point("started");
+                    self.change(SessionEvent::Run).await?;
+                    self.inner.point("running");
+                }
+            }
+            What::Exited(exited) => {
+                tail.started = true;
+                self.inner.point("exited");
+                if self.info.phase != SessionPhase::Teardown {
+                    self.change(SessionEvent::TearDown {
+                        exited_wall_ms: Some(record.wall_ms),
+                    })
+                    .await?;
+                }
+                self.inner.point("teardown");
+                tail.exited = Some(exited);
+            }
+            What::End {
+                teardown_ms,
+                missing_bytes,
+                output_bytes,
+            } => {
+                self.output_bytes = output_bytes;
+                tail.ended = true;
+                if missing_bytes > 0 {
+                    self.warn(&format!("{missing_bytes} bytes of its output were not kept"));
+                }
+                self.note("teardown", "runtime", Some(teardown_ms), None);
+            }
+            What::Warning { message } => self.warn(&message),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Takes the environment down, ends the node, ends the session.
+    async fn finish(&mut self, exited: Exited) -> Result<(), StoreError> {
+        if self.info.phase == SessionPhase::Queued {
+            let why = exited.start_error;
+            return self.end_queued(OutcomeReason::SetupFailed, why).await;
+        }
+        if self.info.phase != SessionPhase::Teardown {
+            self.change(SessionEvent::TearDown { exited_wall_ms: None })
+                .await?;
+            self.inner.point("teardown");
+        }
+        let stop_requested = match &self.info.stop_requested {
+            Some(reason) => Some(reason.clone()),
+            None => self.stop.borrow().as_ref().map(|stop| stop.reason.clone()),
+        };
+        let mut evidence = Evidence {
+            exited,
+            stop_requested,
+            ..Evidence::default()
+        };
+        let begun = Instant::now();
+        let down = teardown::run(&self.inner, &self.info, &self.dir, &evidence).await;
+        self.inner.point("down");
+        evidence.result = down.result;
+        evidence.remarks = down.remarks;
+        for warning in &evidence.remarks {
+            self.warn(warning);
+        }
+        self.note_step("teardown", "environment", begun, None);
+        let mut outcome = outcome::decide(&evidence);
+        if outcome.result.is_none() && outcome.reason == OutcomeReason::Completed {
+            outcome.result =
+                Some(teardown::stand_in(&self.dir, self.info.id, &outcome, self.output_bytes).await);
+        }
+        self.end_node(&outcome).await?;
+        self.inner.point("node");
+        self.change(SessionEvent::End(outcome)).await?;
+        self.inner.point("ended");
+        Ok(())
+    }
+
+    async fn end_node(&mut self, outcome: &SessionOutcome) -> Result<(), StoreError> {
+        let Some(lease) = self.lease else { return Ok(()) };
+        let command = if outcome.reason == OutcomeReason::Completed {
+            Command::CompleteNode(CompleteNode {
+                task_id: lease.task_id,
+                node_id: lease.node_id,
+                lease_id: lease.lease_id,
+                result_payload: outcome.result.clone().unwrap_or_else(Json::null),
+                idempotency_key: Some(format!("session {}", self.info.id)),
+                add_nodes: Vec::new(),
+            })
+        } else {
+            Command::FailNode(FailNode {
+                task_id: lease.task_id,
+                node_id: lease.node_id,
+                lease_id: lease.lease_id,
+                error_payload: Json::of(&serde_json::json!({
+                    "reason": outcome.reason,
+                    "message": outcome.message,
+                    "exit_code": outcome.exit_code,
+                    "signal": outcome.signal,
+                    "session_id": self.info.id,
+                    "result": outcome.result,
+                })),
+                // Whoever stopped it does not want it to begin again by itself.
+                permanent: outcome.reason == OutcomeReason::Cancelled,
+                idempotency_key: Some(format!("session {}", self.info.id)),
+            })
+        };
+        match self.submit(command).await {
+            Ok(_) => Ok(()),
+            Err(StoreError::ShuttingDown) => Err(StoreError::ShuttingDown),
+            // Its task was cancelled, or the agent ended the node itself, or we did before we were killed.
+            Err(error) => {
+                tracing::debug!(session = %self.info.id, %error, "its node had ended");
+                Ok(())
+            }
+        }?;
+        self.heart = None;
+        Ok(())
+    }
+
+    async fn rebuild(mut self) -> Result<(), StoreError> {
+        teardown::clear(&self.inner, &self.info, &self.dir).await;
+        self.inner.point("cleared");
+        self.change(SessionEvent::Requeue).await?;
+        self.inner.requeue(&self.info);
+        Ok(())
+    }
+
+    async fn give_back(mut self) -> Result<(), StoreError> {
+        teardown::clear(&self.inner, &self.info, &self.dir).await;
+        if let Some(lease) = self.lease {
+            let release = Command::ReleaseNode(ReleaseNode {
+                task_id: lease.task_id,
+                node_id: lease.node_id,
+                lease_id: lease.lease_id,
+            });
+            match self.submit(release).await {
+                Err(StoreError::ShuttingDown) => return Err(StoreError::ShuttingDown),
+                // Its task was cancelled meanwhile.
+                Ok(_) | Err(_) => self.heart = None,
+            }
+        }
+        let why =
+            "the node was given back before the agent began: agentd ended, or there was no place for it";
+        if self.info.phase != SessionPhase::Queued {
+            self.change(SessionEvent::TearDown { exited_wall_ms: None })
+                .await?;
+        }
+        self.end_queued(OutcomeReason::Cancelled, Some(why.into())).await
+    }
+
+    async fn end_queued(&mut self, reason: OutcomeReason, message: Option<String>) -> Result<(), StoreError> {
+        let outcome = SessionOutcome {
+            reason,
+            exit_code: None,
+            signal: None,
+            message,
+            result: None,
+        };
+        self.end_node(&outcome).await?;
+        self.change(SessionEvent::End(outcome)).await
+    }
+
+    // A change that must be written before anything follows from it.
+    async fn change(&mut self, event: SessionEvent) -> Result<(), StoreError> {
+        let change = ChangeSession {
+            session_id: self.info.id,
+            event: Some(event),
+            notes: Vec::new(),
+        };
+        if let Reply::Session(info) = self.submit(Command::ChangeSession(change)).await? {
+            self.info = *info;
+        }
+        self.inner.phases.notify_waiters();
+        Ok(())
+    }
+
+    // A full disk is no reason to lose a session: it is tried again until it works, or agentd is stopped.
+    async fn submit(&self, command: Command) -> Result<Reply, StoreError> {
+        let mut pause = Duration::from_millis(100);
+        loop {
+            let answer = match self.inner.store().submit(command.clone()).await {
+                Ok(ticket) => ticket.await,
+                Err(error) => Err(error),
+            };
+            match answer {
+                Err(error @ StoreError::Storage { .. }) => {
+                    tracing::warn!(session = %self.info.id, %error, "will try again");
+                    tokio::select! {
+                        () = tokio::time::sleep(pause) => {}
+                        () = self.inner.closing.cancelled() => return Err(StoreError::ShuttingDown),
+                    }
+                    pause = (pause * 2).min(RETRY_MAX);
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    fn warn(&self, message: &str) {
+        let payload = Json::of(&serde_json::json!({ "message": message }));
+        self.record(action::SESSION_WARNING, payload);
+    }
+
+    fn note_step(&self, phase: &str, step: &str, begun: Instant, error: Option<&str>) {
+        let took = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.note(phase, step, Some(took), error);
+        self.inner.point(&format!("{phase}.{step}"));
+    }
+
+    fn note(&self, phase: &str, step: &str, duration_ms: Option<u64>, error: Option<&str>) {
+        let mut payload = serde_json::json!({ "phase": phase, "step": step });
+        if let Some(duration_ms) = duration_ms {
+            payload["duration_ms"] = duration_ms.into();
+        }
+        if let Some(error) = error {
+            payload["error"] = error.into();
+        }
+        self.record(action::SESSION_STEP, Json::of(&payload));
+    }
+
+    // For the journal, in order with the changes and without waiting for the disk: the next change does.
+    fn record(&self, action: &'static str, payload: Json) {
+        let inner = Arc::clone(&self.inner);
+        let change = ChangeSession {
+            session_id: self.info.id,
+            event: None,
+            notes: vec![SessionNote { action, payload }],
+        };
+        let id = self.info.id;
+        let submitted = async move { inner.store().submit(Command::ChangeSession(change)).await };
+        // The queue takes it at once unless it is full, and then order matters less than going on.
+        let mut submitted = Box::pin(submitted);
+        let waker = std::task::Waker::noop();
+        let mut context = std::task::Context::from_waker(waker);
+        match std::future::Future::poll(submitted.as_mut(), &mut context) {
+            std::task::Poll::Ready(Ok(_)) => {}
+            std::task::Poll::Ready(Err(error)) => {
+                tracing::warn!(session = %id, action, %error, "a note was not written");
+            }
+            std::task::Poll::Pending => {
+                tokio::spawn(submitted);
+            }
+        }
+    }
+}
+
+#[derive(Default)]
+struct Tail {
+    seq: u64,
+    started: bool,
+    exited: Option<Exited>,
+    ended: bool,
+}
+
+// The next wish for the session's end.
+async fn wanted(stop: &mut watch::Receiver<Option<StopRequest>>) -> StopRequest {
+    loop {
+        if stop.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        if let Some(request) = stop.borrow().clone() {
+            return request;
+        }
+    }
+}
+
+/// Extends a lease for as long as it lives.
+struct Heart {
+    stop: CancellationToken,
+}
+
+impl Heart {
+    fn begin(inner: Arc<Inner>, session: SessionId, lease: SessionLease) -> Self {
+        let stop = inner.closing.child_token();
+        let stopped = stop.clone();
+        tokio::spawn(async move {
+            // Twice missed is still in time.
+            let period = Duration::from_millis(inner.options.lease_secs * 1000 / 3);
+            loop {
+                tokio::select! {
+                    () = tokio::time::sleep(period) => {}
+                    () = stopped.cancelled() => return,
+                }
+                let beat = Command::HeartbeatNode(HeartbeatNode {
+                    task_id: lease.task_id,
+                    node_id: lease.node_id,
+                    lease_id: lease.lease_id,
+                    lease_secs: Some(inner.options.lease_secs),
+                });
+                let answer = match inner.store().submit(beat).await {
+                    Ok(ticket) => ticket.await,
+                    Err(error) => Err(error),
+                };
+                match answer {
+                    Ok(_) | Err(StoreError::Storage { .. }) => {}
+                    Err(StoreError::ShuttingDown) => return,
+                    // Its task was cancelled; or it was suspended for so long that somebody else has the node.
+                    Err(error) => {
+                        inner.request_stop(session, format!("its node is no longer its own: {error}"), None);
+                        return;
+                    }
+                }
+            }
+        });
+        Self { stop }
+    }
+}
+
+impl Drop for Heart {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}

@@ -1,0 +1,552 @@
+//! Whoever runs sessions in a daemon: takes requests, gives places, starts one driver a session, and finds its sessions
+//! again after a restart.
+
+use super::drive::{Driver, Entry, StopRequest};
+use super::git::Git;
+use super::recovery::{self, Resume};
+use super::slots::{Place, Slots};
+use super::state::StateDirs;
+use super::tree::Budget;
+use super::upkeep::{Removal, What, Why};
+use super::worktree::Worktrees;
+use super::{SessionError, nodes, retention, tree, upkeep};
+use crate::runtime::Runtimes;
+use agentd_config::{Agent, Config};
+use agentd_protocol::requests::{NoParams, RunAgent, SessionRef, StopSession};
+use agentd_protocol::results::{AgentList, QueuedSession, Reloaded};
+use agentd_protocol::{AgentInfo, SessionId, SessionInfo, SessionPhase, Trigger, TriggerKind};
+use agentd_store::session::{ChangeSession, NewSession, OpenSession, SessionEvent, SessionLease};
+use agentd_store::{Clock, Command, Query, Store, StoreError, ask, execute};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// How many supervisors may be between their own start and their agent's at once. Container engines lock their store
+/// while they make a container; more at a time only wait for each other, with a timeout running.
+const STARTING_MAX: usize = 8;
+
+/// Reads the configuration again; a sentence when it cannot be used.
+pub type Reread = dyn Fn() -> Result<Arc<Config>, String> + Send + Sync;
+
+/// What sessions need to know of their daemon.
+pub struct SessionsOptions {
+    /// Durable state.
+    pub store: Arc<dyn Store>,
+    /// What is declared.
+    pub config: Arc<Config>,
+    /// How it is read again.
+    pub reread: Box<Reread>,
+    /// The file that it is read from, for people.
+    pub config_path: String,
+    /// Where sessions and homes are kept.
+    pub state: StateDirs,
+    /// The secret store.
+    pub secret_dir: PathBuf,
+    /// The kinds of runtimes.
+    pub runtimes: Runtimes,
+    /// The program of the supervisors, and the arguments before the session's directory.
+    pub supervisor: SupervisorProgram,
+    /// Sessions at once, all agents together.
+    pub max_sessions: u32,
+    /// How long a set-up may take.
+    pub setup_timeout: Duration,
+    /// How long a node's lease lasts without a heartbeat.
+    pub lease_secs: u64,
+    /// What is kept of a transcript, in bytes.
+    pub transcript_bytes: u64,
+    /// What is kept of sessions that are over.
+    pub limits: upkeep::Limits,
+    /// A text that tells this agentd from every other; see [`agentd_store::session::InstanceId`].
+    pub instance: String,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+    /// The environment of git and of container engines: `PATH`, `HOME` and what else they need.
+    pub git: Git,
+    /// For tests of crashes: the process kills itself when it passes the point of this name.
+    pub die_at: Option<String>,
+}
+
+/// A program and its first arguments.
+#[derive(Clone, Debug)]
+pub struct SupervisorProgram {
+    /// The program.
+    pub program: PathBuf,
+    /// Before the directory.
+    pub args: Vec<OsString>,
+}
+
+/// The sessions of one daemon.
+#[derive(Clone)]
+pub struct Sessions {
+    pub(super) inner: Arc<Inner>,
+}
+
+impl std::fmt::Debug for Sessions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sessions").finish_non_exhaustive()
+    }
+}
+
+pub(super) struct Inner {
+    pub(super) options: SessionsOptions,
+    config: RwLock<Arc<Config>>,
+    slots: Mutex<Slots>,
+    /// How to ask a session's driver for its end.
+    live: Mutex<HashMap<SessionId, watch::Sender<Option<StopRequest>>>>,
+    /// Something about places changed: a session began, or is over.
+    pub(super) changed: Notify,
+    /// A session went from one phase to another.
+    pub(super) phases: Notify,
+    pub(super) starting: Semaphore,
+    pub(super) closing: CancellationToken,
+    tasks: TaskTracker,
+    dispatchers: Mutex<BTreeMap<String, CancellationToken>>,
+}
+
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing is left half-changed by a panic in between: every change is one call.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Inner {
+    pub(super) fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn agent(&self, name: &str) -> Option<Agent> {
+        self.config()
+            .agents
+            .iter()
+            .find(|agent| agent.name == name)
+            .cloned()
+    }
+
+    pub(super) fn store(&self) -> &dyn Store {
+        &*self.options.store
+    }
+
+    pub(super) fn worktrees(&self) -> Worktrees<'_> {
+        Worktrees {
+            dirs: &self.options.state,
+            git: &self.options.git,
+        }
+    }
+
+    /// For tests of crashes.
+    pub(super) fn point(&self, name: &str) {
+        if self.options.die_at.as_deref() == Some(name) {
+            let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL);
+        }
+    }
+
+    pub(super) fn has_room(&self, agent: &str) -> bool {
+        locked(&self.slots).has_room(agent)
+    }
+
+    pub(super) fn take_place(&self, agent: &str) -> Option<Place> {
+        locked(&self.slots).take(agent)
+    }
+
+    pub(super) fn release(self: &Arc<Self>, place: &Place) {
+        locked(&self.slots).release(place);
+        self.pump();
+    }
+
+    /// Gives places to those who have waited longest.
+    pub(super) fn pump(self: &Arc<Self>) {
+        if self.closing.is_cancelled() {
+            return;
+        }
+        for session in locked(&self.slots).take_undeclared() {
+            self.spawn(session, None, Entry::Undeclared);
+        }
+        while let Some((session, place)) = {
+            let mut slots = locked(&self.slots);
+            slots.next()
+        } {
+            self.spawn(session, Some(place), Entry::Fresh);
+        }
+        self.changed.notify_waiters();
+    }
+
+    // Begins a driver for a session whose row is in the database.
+    fn spawn(self: &Arc<Self>, session: SessionId, place: Option<Place>, entry: Entry) {
+        let inner = Arc::clone(self);
+        let stop = self.listen(session);
+        self.tasks.spawn(async move {
+            let found = ask::<Box<SessionInfo>>(
+                inner.store(),
+                Query::GetSession(SessionRef { session_id: session }),
+            );
+            match found.await {
+                Ok(info) => inner.drive(*info, None, place, stop, entry).await,
+                Err(error) => {
+                    tracing::warn!(%session, %error, "a queued session is not there");
+                    inner.forget(session, place.as_ref());
+                }
+            }
+        });
+    }
+
+    /// Begins a driver for a session that is known.
+    pub(super) fn begin(
+        self: &Arc<Self>,
+        info: SessionInfo,
+        lease: Option<SessionLease>,
+        place: Option<Place>,
+        entry: Entry,
+    ) {
+        let stop = self.listen(info.id);
+        let inner = Arc::clone(self);
+        self.tasks
+            .spawn(async move { inner.drive(info, lease, place, stop, entry).await });
+    }
+
+    fn listen(&self, session: SessionId) -> watch::Receiver<Option<StopRequest>> {
+        let (sender, receiver) = watch::channel(None);
+        locked(&self.live).insert(session, sender);
+        receiver
+    }
+
+    async fn drive(
+        self: Arc<Self>,
+        info: SessionInfo,
+        lease: Option<SessionLease>,
+        place: Option<Place>,
+        stop: watch::Receiver<Option<StopRequest>>,
+        entry: Entry,
+    ) {
+        let id = info.id;
+        let agent = info.agent.clone();
+        let driver = Driver::new(Arc::clone(&self), info, lease, place.clone(), stop);
+        match driver.run(entry).await {
+            Ok(()) => {}
+            // Another daemon goes on with it.
+            Err(StoreError::ShuttingDown) => {}
+            Err(error) => tracing::error!(session = %id, agent, %error, "a session was left as it is"),
+        }
+        self.forget(id, place.as_ref());
+    }
+
+    fn forget(self: &Arc<Self>, session: SessionId, place: Option<&Place>) {
+        locked(&self.live).remove(&session);
+        match place {
+            Some(place) => self.release(place),
+            None => self.pump(),
+        }
+    }
+
+    /// True while a driver sees to it.
+    pub(super) fn is_live(&self, session: SessionId) -> bool {
+        locked(&self.live).contains_key(&session)
+    }
+
+    /// All of those.
+    pub(super) fn live(&self) -> BTreeSet<SessionId> {
+        locked(&self.live).keys().copied().collect()
+    }
+
+    /// Asks a driver to end its session.
+    pub(super) fn request_stop(&self, session: SessionId, reason: String, grace: Option<Duration>) {
+        if let Some(stop) = locked(&self.live).get(&session) {
+            // The first reason stays.
+            stop.send_if_modified(|stop| {
+                let first = stop.is_none();
+                let reason = stop.take().map_or(reason, |stop| stop.reason);
+                *stop = Some(StopRequest { reason, grace });
+                first || grace.is_some()
+            });
+        }
+    }
+
+    /// Puts a session that was built down again in line.
+    pub(super) fn requeue(&self, info: &SessionInfo) {
+        // It stood in line before, so there is room.
+        let _ = locked(&self.slots).queue(&info.agent, info.id);
+    }
+}
+
+impl Sessions {
+    /// Finds the sessions that an earlier daemon left open, and goes on with them. Only then may others acquire nodes.
+    /// Must be called within a runtime.
+    ///
+    /// # Errors
+    /// When the store or the state directories cannot be used.
+    pub async fn start(options: SessionsOptions) -> Result<Self, SessionError> {
+        let open: Vec<OpenSession> = ask(&*options.store, Query::OpenSessions(NoParams {})).await?;
+        let config = Arc::clone(&options.config);
+        let mut slots = Slots::default();
+        slots.configure(options.max_sessions, &config.agents);
+        let inner = Arc::new(Inner {
+            config: RwLock::new(config),
+            slots: Mutex::new(slots),
+            live: Mutex::default(),
+            changed: Notify::new(),
+            phases: Notify::new(),
+            starting: Semaphore::new(STARTING_MAX),
+            closing: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            dispatchers: Mutex::default(),
+            options,
+        });
+        let sessions = Self { inner };
+        for session in open {
+            sessions.resume(session);
+        }
+        sessions.inner.dispatch();
+        sessions.inner.pump();
+        let inner = Arc::clone(&sessions.inner);
+        sessions.inner.tasks.spawn(retention::run(inner));
+        Ok(sessions)
+    }
+
+    fn resume(&self, open: OpenSession) {
+        let OpenSession { info, lease } = open;
+        let dir = self.inner.options.state.session(info.id);
+        let resume = match agentd_supervisor::spawn::state(&dir) {
+            Ok(supervisor) => recovery::decide(info.phase, &supervisor),
+            Err(error) => {
+                tracing::error!(session = %info.id, %error, "cannot look whether it has a supervisor");
+                Resume::Follow
+            }
+        };
+        tracing::info!(session = %info.id, agent = info.agent, phase = %info.phase, ?resume, "found a session");
+        let place = info.replica.map(|replica| Place {
+            agent: info.agent.clone(),
+            replica,
+        });
+        match (resume, lease) {
+            // A node's context is not kept; the node is given back and comes again, at once, with the same attempt.
+            (Resume::Queue | Resume::Rebuild, Some(lease)) => {
+                self.inner.begin(info, Some(lease), None, Entry::GiveBack)
+            }
+            (Resume::Queue, None) => self.inner.requeue(&info),
+            (Resume::Rebuild, None) => self.inner.begin(info, None, None, Entry::Rebuild),
+            (resume, lease) => {
+                if let Some(place) = &place {
+                    locked(&self.inner.slots).occupy(place);
+                }
+                let entry = match resume {
+                    Resume::Finish(exited) => Entry::Finish(exited),
+                    Resume::Lost(why) => Entry::Lost(why),
+                    _ => Entry::Follow,
+                };
+                self.inner.begin(info, lease, place, entry);
+            }
+        }
+    }
+
+    /// Takes no more work. Sessions go on under their supervisors; the next daemon finds them.
+    pub async fn stop(&self) {
+        self.inner.closing.cancel();
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+    }
+
+    /// Runs a session of an agent. It is durable when this returns.
+    ///
+    /// # Errors
+    /// No such agent; a full queue; the store's failure.
+    pub async fn run(&self, request: RunAgent) -> Result<QueuedSession, SessionError> {
+        if self.inner.closing.is_cancelled() {
+            return Err(StoreError::ShuttingDown.into());
+        }
+        let Some(agent) = self.inner.agent(&request.agent) else {
+            return Err(self.unknown_agent(&request.agent));
+        };
+        let trigger = Trigger {
+            kind: TriggerKind::Manual,
+            context: request.context,
+        };
+        let new = NewSession {
+            agent: agent.name.clone(),
+            trigger,
+            prompt: request.prompt,
+            idempotency_key: request.idempotency_key,
+        };
+        let queued: QueuedSession = execute(self.inner.store(), Command::CreateSession(new)).await?;
+        self.inner.point("queued");
+        let known = ask::<Box<SessionInfo>>(
+            self.inner.store(),
+            Query::GetSession(SessionRef {
+                session_id: queued.session_id,
+            }),
+        );
+        // The same request again finds it under way.
+        let waiting = known.await?.phase == SessionPhase::Queued && !self.inner.is_live(queued.session_id);
+        if waiting {
+            let mut slots = locked(&self.inner.slots);
+            slots.unqueue(&agent.name, queued.session_id);
+            if !slots.queue(&agent.name, queued.session_id) {
+                drop(slots);
+                self.inner.spawn(queued.session_id, None, Entry::QueueFull);
+                return Ok(queued);
+            }
+        }
+        self.inner.pump();
+        Ok(queued)
+    }
+
+    fn unknown_agent(&self, name: &str) -> SessionError {
+        let config = self.inner.config();
+        SessionError::AgentNotFound {
+            name: name.to_owned(),
+            declared: config.agents.iter().map(|agent| agent.name.clone()).collect(),
+            config: self.inner.options.config_path.clone(),
+        }
+    }
+
+    /// The declared agents.
+    #[must_use]
+    pub fn agents(&self) -> AgentList {
+        let config = self.inner.config();
+        let runtimes = &self.inner.options.runtimes;
+        let slots = locked(&self.inner.slots);
+        let info = |agent: &Agent| {
+            let (running, queued) = slots.count(&agent.name);
+            AgentInfo {
+                name: agent.name.clone(),
+                runtime: agent.runtime.as_str().into(),
+                runtime_capabilities: runtimes
+                    .get(agent.runtime)
+                    .map(|runtime| runtime.capabilities())
+                    .unwrap_or_default(),
+                harness: agent.harness.clone(),
+                replicas: agent.replicas,
+                max_sessions: agent.max_sessions,
+                capabilities: agent.capabilities.clone(),
+                running,
+                queued,
+            }
+        };
+        let mut agents: Vec<_> = config.agents.iter().map(info).collect();
+        agents.sort_by(|a, b| a.name.cmp(&b.name));
+        AgentList { agents }
+    }
+
+    /// Asks for a session's end. It goes on until its agent is gone.
+    ///
+    /// # Errors
+    /// No such session; it has ended; its runtime cannot be stopped.
+    pub async fn stop_session(&self, request: StopSession) -> Result<(), SessionError> {
+        let session_id = request.session_id;
+        let info: Box<SessionInfo> =
+            ask(self.inner.store(), Query::GetSession(SessionRef { session_id })).await?;
+        if let Some(kind) = &info.runtime {
+            let capabilities = self
+                .inner
+                .options
+                .runtimes
+                .named(kind)
+                .map(|runtime| runtime.capabilities());
+            if !capabilities.is_some_and(|capabilities| capabilities.stop) {
+                return Err(SessionError::unsupported(&info.agent, kind, "stop"));
+            }
+        }
+        let reason = request.reason.unwrap_or_else(|| "somebody asked for it".into());
+        let change = ChangeSession {
+            session_id,
+            event: Some(SessionEvent::Stop {
+                reason: reason.clone(),
+            }),
+            notes: Vec::new(),
+        };
+        let info: Box<SessionInfo> = execute(self.inner.store(), Command::ChangeSession(change)).await?;
+        let grace = request.grace_secs.map(Duration::from_secs);
+        let unqueued =
+            info.phase == SessionPhase::Queued && locked(&self.inner.slots).unqueue(&info.agent, session_id);
+        if unqueued {
+            self.inner.begin(*info, None, None, Entry::Cancelled);
+        } else {
+            self.inner.request_stop(session_id, reason, grace);
+        }
+        Ok(())
+    }
+
+    /// Removes a session that is over, with all that is kept of it.
+    ///
+    /// # Errors
+    /// No such session; it has not ended.
+    pub async fn remove(&self, session: SessionRef) -> Result<(), SessionError> {
+        // The row goes first, for it says whether this may be done. What then is on disk without one is found later,
+        // whatever happens here.
+        let _: agentd_protocol::results::Ok =
+            execute(self.inner.store(), Command::RemoveSession(session)).await?;
+        let inner = Arc::clone(&self.inner);
+        super::blocking(move || {
+            let worktrees = inner.worktrees();
+            let removal = Removal {
+                what: What::Orphan(session.session_id),
+                why: Why::Unknown,
+                spare_worktree: worktrees.recorded(session.session_id).is_err(),
+            };
+            upkeep::carry_out(&worktrees, &removal, &mut Budget::entries(tree::ENTRIES_MAX))
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// Reads the configuration again. A file that cannot be used changes nothing.
+    ///
+    /// # Errors
+    /// What is wrong with the file.
+    pub async fn reload(&self) -> Result<Reloaded, SessionError> {
+        let inner = Arc::clone(&self.inner);
+        let new = super::blocking(move || (inner.options.reread)().map_err(SessionError::Config)).await?;
+        let old = {
+            let mut config = self.inner.config.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *config, Arc::clone(&new))
+        };
+        locked(&self.inner.slots).configure(self.inner.options.max_sessions, &new.agents);
+        self.inner.dispatch();
+        self.inner.pump();
+        Ok(difference(&self.inner.options.config_path, &old, &new))
+    }
+}
+
+impl Inner {
+    /// One dispatcher for each declared agent takes nodes for it, whenever it has a place.
+    fn dispatch(self: &Arc<Self>) {
+        let config = self.config();
+        let mut dispatchers = locked(&self.dispatchers);
+        // What a dispatcher asks for follows from the declaration: each begins anew.
+        for (_, stop) in std::mem::take(&mut *dispatchers) {
+            stop.cancel();
+        }
+        for agent in &config.agents {
+            let stop = self.closing.child_token();
+            dispatchers.insert(agent.name.clone(), stop.clone());
+            self.tasks
+                .spawn(nodes::dispatch(Arc::clone(self), agent.clone(), stop));
+        }
+    }
+}
+
+fn difference(path: &str, old: &Config, new: &Config) -> Reloaded {
+    let by_name = |config: &Config| -> BTreeMap<String, Agent> {
+        let agents = config.agents.iter().cloned();
+        agents.map(|agent| (agent.name.clone(), agent)).collect()
+    };
+    let (before, after) = (by_name(old), by_name(new));
+    let added = after.keys().filter(|name| !before.contains_key(*name));
+    let removed = before.keys().filter(|name| !after.contains_key(*name));
+    let changed = after
+        .iter()
+        .filter(|(name, agent)| before.get(*name).is_some_and(|before| before != *agent));
+    Reloaded {
+        path: path.to_owned(),
+        added: added.cloned().collect(),
+        changed: changed.map(|(name, _)| name.clone()).collect(),
+        removed: removed.cloned().collect(),
+        need_restart: if old.daemon == new.daemon {
+            Vec::new()
+        } else {
+            vec!["daemon".into()]
+        },
+    }
+}

@@ -1,0 +1,400 @@
+//! Bringing a worktree's commits into the branch that they began from, without a checkout of anybody's being left
+//! half merged: the merge is made of objects alone, and then a name is moved, provided that it is where it was.
+//!
+//! When the branch is checked out somewhere, the files there have to move with it. That happens only where there is
+//! nothing that could be lost: no change, no operation under way, no file in the place of one that comes. Otherwise
+//! both sides stay, and people are told.
+
+use super::error::StepError;
+use super::git::{At, Git, View, refused, words};
+use super::workspace::{WorkspaceOutcome, WorkspaceReport};
+use super::worktree::{Worktree, WorktreeState, object_id};
+use agentd_supervisor::dir::SessionDir;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+/// Files of a git directory that say that something is under way there, or is not as plain as we need it.
+const UNDER_WAY: [&str; 9] = [
+    "index.lock",
+    "MERGE_HEAD",
+    "CHERRY_PICK_HEAD",
+    "REVERT_HEAD",
+    "BISECT_LOG",
+    "rebase-merge",
+    "rebase-apply",
+    "sequencer",
+    "info/sparse-checkout",
+];
+
+/// Somewhere that a repository's files are.
+#[derive(Debug)]
+pub(crate) struct Checkout {
+    pub(crate) path: PathBuf,
+    /// The branch's whole name.
+    branch: Option<OsString>,
+}
+
+/// Where the files of a repository are, as the repository says.
+pub(crate) fn checkouts(git: &Git, worktree: &Worktree) -> Result<Vec<Checkout>, StepError> {
+    let at = At::Repository(&worktree.repository);
+    let listed = git.run(at, &words(["worktree", "list", "--porcelain", "-z"]))?;
+    let mut checkouts: Vec<Checkout> = Vec::new();
+    for line in listed.output.split(|byte| *byte == 0) {
+        if let Some(path) = line.strip_prefix(b"worktree ") {
+            let path = PathBuf::from(OsString::from_vec(path.to_vec()));
+            checkouts.push(Checkout { path, branch: None });
+        } else if let Some(branch) = line.strip_prefix(b"branch ")
+            && let Some(checkout) = checkouts.last_mut()
+        {
+            checkout.branch = Some(OsString::from_vec(branch.to_vec()));
+        }
+    }
+    Ok(checkouts)
+}
+
+/// False when there is no repository any more, or something that git makes nothing of: an agent may write there. Then
+/// nothing of a session's can be removed from it either.
+pub(crate) fn is_repository(git: &Git, worktree: &Worktree) -> Result<bool, StepError> {
+    let path = &worktree.repository;
+    if !path.exists() {
+        return Ok(false);
+    }
+    match git.ask(At::Repository(path), &words(["rev-parse", "--git-dir"])) {
+        Ok(answer) if answer.code == 0 => Ok(true),
+        Ok(_) | Err(StepError::Git { .. }) => {
+            tracing::warn!(path = %path.display(), branch = worktree.branch, "this is no repository any more");
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn commit(git: &Git, worktree: &Worktree, reference: &str) -> Result<Option<String>, StepError> {
+    let name = format!("{reference}^{{commit}}");
+    let at = At::Repository(&worktree.repository);
+    let answer = git.ask(
+        at,
+        &words(["rev-parse", "--verify", "--quiet", "--end-of-options", &name]),
+    )?;
+    if answer.code != 0 {
+        return Ok(None);
+    }
+    object_id(&answer.line()).map(Some)
+}
+
+fn is_ancestor(git: &Git, view: &View, older: &str, newer: &str) -> Result<bool, StepError> {
+    let arguments = words(["merge-base", "--is-ancestor", older, newer]);
+    let answer = git.ask(At::View(view), &arguments)?;
+    match answer.code {
+        0 => Ok(true),
+        1 => Ok(false),
+        _ => Err(refused(At::View(view), &arguments, &answer)),
+    }
+}
+
+/// A view of the repository, with `head` as its HEAD.
+fn view(git: &Git, dir: &SessionDir, worktree: &Worktree, head: &str) -> Result<View, StepError> {
+    View::new(git, &dir.root().join("view"), &worktree.repository, head)
+}
+
+/// A git directory that a checkout says is its own, if it belongs to the repository.
+fn admin(git: &Git, worktree: &Worktree, path: &Path) -> Result<Option<PathBuf>, StepError> {
+    let answer = git.ask(
+        At::Found(path),
+        &words([
+            "rev-parse",
+            "--path-format=absolute",
+            "--absolute-git-dir",
+            "--git-common-dir",
+        ]),
+    )?;
+    let lines: Vec<&[u8]> = answer.output.split(|byte| *byte == b'\n').collect();
+    let [git_dir, common, ..] = lines.as_slice() else {
+        return Ok(None);
+    };
+    let (git_dir, common) = (
+        Path::new(OsStr::from_bytes(git_dir)),
+        Path::new(OsStr::from_bytes(common)),
+    );
+    let ours = answer.code == 0
+        && common
+            .canonicalize()
+            .is_ok_and(|common| common == worktree.repository);
+    Ok(ours.then(|| git_dir.to_owned()))
+}
+
+/// True when files and index are as `view`'s HEAD says. Files that are not known count where `untracked` says.
+fn is_clean(git: &Git, view: &View, untracked: bool) -> Result<bool, StepError> {
+    let untracked = if untracked {
+        "--untracked-files=normal"
+    } else {
+        "--untracked-files=no"
+    };
+    let arguments = words([
+        "--no-optional-locks",
+        "status",
+        "--porcelain",
+        "-z",
+        "--no-renames",
+        "--ignore-submodules=all",
+        untracked,
+    ]);
+    let status = git.run(At::View(view), &arguments)?;
+    Ok(status.output.is_empty())
+}
+
+/// What a worktree has that is nowhere else.
+pub(crate) fn look(git: &Git, dir: &SessionDir, worktree: &Worktree) -> Result<WorktreeState, StepError> {
+    if !is_repository(git, worktree)? {
+        // Its commits are gone with it. What is in the files is the last there is.
+        return Ok(if worktree.path.exists() {
+            WorktreeState::Uncommitted
+        } else {
+            WorktreeState::Gone
+        });
+    }
+    let Some(tip) = commit(git, worktree, &format!("refs/heads/{}", worktree.branch))? else {
+        return Ok(if worktree.path.exists() {
+            WorktreeState::Uncommitted
+        } else {
+            WorktreeState::Gone
+        });
+    };
+    if worktree.path.exists() && !is_committed(git, dir, worktree, &tip)? {
+        return Ok(WorktreeState::Uncommitted);
+    }
+    let target = match &worktree.base_branch {
+        Some(branch) => commit(git, worktree, &format!("refs/heads/{branch}"))?,
+        None => Some(worktree.base.clone()),
+    };
+    let view = view(git, dir, worktree, &tip)?;
+    match target {
+        Some(target) if is_ancestor(git, &view, &tip, &target)? => Ok(WorktreeState::Merged),
+        _ => Ok(WorktreeState::Committed),
+    }
+}
+
+/// True when all that is in a worktree is in its branch's last commit.
+fn is_committed(git: &Git, dir: &SessionDir, worktree: &Worktree, tip: &str) -> Result<bool, StepError> {
+    let Some(admin) = admin(git, worktree, &worktree.path)? else {
+        return Ok(false);
+    };
+    let view = view(git, dir, worktree, tip)?.with_files(&worktree.path, &admin.join("index"));
+    is_clean(git, &view, true)
+}
+
+/// Merges, when nothing speaks against it. Changes the repository's branch and the files of where it is checked out;
+/// the worktree itself is left to the caller.
+pub(crate) fn merge(git: &Git, dir: &SessionDir, worktree: &Worktree) -> Result<WorkspaceReport, StepError> {
+    let place = worktree.path.display();
+    let stays = |why: String| {
+        let branch = &worktree.branch;
+        Ok(worktree.report(
+            WorkspaceOutcome::Kept,
+            format!("not merged: {why}; the worktree {place} and its branch {branch} are there"),
+        ))
+    };
+    let Some(tip) = commit(git, worktree, &format!("refs/heads/{}", worktree.branch))? else {
+        // A crash between removing the branch and the record, or the agent removed it.
+        if !worktree.path.exists() {
+            return Ok(worktree.report(WorkspaceOutcome::Merged, "it had been taken down already"));
+        }
+        return stays("its branch is gone".into());
+    };
+    if worktree.path.exists() && !is_committed(git, dir, worktree, &tip)? {
+        return stays("there are changes that are not committed on its branch".into());
+    }
+    if tip == worktree.base {
+        return Ok(worktree.report(WorkspaceOutcome::Unchanged, "nothing was committed"));
+    }
+    let Some(base_branch) = &worktree.base_branch else {
+        return stays("it began from no branch".into());
+    };
+    let target = format!("refs/heads/{base_branch}");
+    let Some(current) = commit(git, worktree, &target)? else {
+        return stays(format!("the branch {base_branch}, from which it began, is gone"));
+    };
+    let merged = || worktree.report(WorkspaceOutcome::Merged, format!("merged into {base_branch}"));
+    let new = {
+        let view = view(git, dir, worktree, &current)?;
+        if is_ancestor(git, &view, &tip, &current)? {
+            return Ok(merged());
+        }
+        if is_ancestor(git, &view, &current, &tip)? {
+            tip.clone()
+        } else {
+            match merge_commit(git, &view, worktree, &current, &tip)? {
+                Some(new) => new,
+                None => {
+                    return Ok(worktree.report(
+                        WorkspaceOutcome::Conflict,
+                        format!(
+                            "{base_branch} and {branch} changed the same; both are as they were, and the worktree {place} \
+                             is there. To merge by hand: git merge {branch}",
+                            branch = worktree.branch
+                        ),
+                    ));
+                }
+            }
+        }
+    };
+    let all = checkouts(git, worktree)?;
+    let mut there = all
+        .iter()
+        .filter(|checkout| checkout.branch.as_deref() == Some(OsStr::new(&target)));
+    let files = match (there.next(), there.next()) {
+        (None, _) => None,
+        (Some(checkout), None) => match move_files(git, dir, worktree, &checkout.path, &current, &new)? {
+            Moved::Not(why) => return stays(why),
+            Moved::Done(files) => Some(files),
+        },
+        (Some(_), Some(_)) => return stays(format!("{base_branch} is checked out in several places")),
+    };
+    let reason = format!("agentd: merge {}", worktree.branch);
+    let at = At::Repository(&worktree.repository);
+    let arguments = words(["update-ref", "-m", &reason, &target, &new, &current]);
+    let updated = git.ask(at, &arguments)?;
+    if updated.code == 0 {
+        return Ok(merged());
+    }
+    // Somebody was faster. The files go back to where their branch was when we looked.
+    if let Some(files) = files {
+        let view = view(git, dir, worktree, &new)?.with_files(&files.path, &files.index);
+        git.run(
+            At::View(&view),
+            &words(["read-tree", "-m", "-u", "--no-recurse-submodules", &new, &current]),
+        )?;
+    }
+    stays(format!(
+        "{base_branch} was moved at the same time ({})",
+        refused(at, &arguments, &updated)
+    ))
+}
+
+/// A commit that has both sides, or none when they conflict.
+fn merge_commit(
+    git: &Git,
+    view: &View,
+    worktree: &Worktree,
+    current: &str,
+    tip: &str,
+) -> Result<Option<String>, StepError> {
+    let at = At::View(view);
+    let arguments = words([
+        "merge-tree",
+        "--write-tree",
+        "--no-messages",
+        "--name-only",
+        current,
+        tip,
+    ]);
+    let answer = git.ask(at, &arguments)?;
+    match answer.code {
+        0 => {}
+        1 => return Ok(None),
+        _ => return Err(refused(at, &arguments, &answer)),
+    }
+    let tree = object_id(&answer.line())?;
+    let message = format!("Merge branch '{}'", worktree.branch);
+    let made = git.run(
+        at,
+        &words(["commit-tree", &tree, "-p", current, "-p", tip, "-m", &message]),
+    )?;
+    object_id(&made.line()).map(Some)
+}
+
+struct Files {
+    path: PathBuf,
+    index: PathBuf,
+}
+
+enum Moved {
+    Done(Files),
+    Not(String),
+}
+
+/// Moves the files of a checkout from one commit to another, provided that nothing is lost by it. The branch follows
+/// afterwards: whoever comes in between finds files that are ahead of it, and nothing that would undo the merge.
+fn move_files(
+    git: &Git,
+    dir: &SessionDir,
+    worktree: &Worktree,
+    path: &Path,
+    current: &str,
+    new: &str,
+) -> Result<Moved, StepError> {
+    let shown = path.display();
+    let not = |why: String| Ok(Moved::Not(why));
+    let Some(admin) = admin(git, worktree, path)? else {
+        return not(format!(
+            "{shown}, where the branch is checked out, cannot be reached"
+        ));
+    };
+    if let Some(under_way) = UNDER_WAY
+        .iter()
+        .find(|name| admin.join(name).symlink_metadata().is_ok())
+    {
+        return not(format!("something is under way in {shown} ({under_way})"));
+    }
+    let index = admin.join("index");
+    let files = || Files {
+        path: path.to_owned(),
+        index: index.clone(),
+    };
+    let at_new = view(git, dir, worktree, new)?.with_files(path, &index);
+    if is_clean(git, &at_new, false)? {
+        // An earlier attempt came so far.
+        return Ok(Moved::Done(files()));
+    }
+    drop(at_new);
+    let view = view(git, dir, worktree, current)?.with_files(path, &index);
+    let at = At::View(&view);
+    if !is_clean(git, &view, false)? {
+        return not(format!("{shown}, where the branch is checked out, has changes"));
+    }
+    let compare = |filter: &str| {
+        let arguments = words([
+            "diff-tree",
+            "-r",
+            "-z",
+            "--name-only",
+            "--no-renames",
+            filter,
+            current,
+            new,
+        ]);
+        git.run(at, &arguments)
+    };
+    // Files that git is told to ignore would be written over.
+    let added = compare("--diff-filter=A")?;
+    for name in added
+        .output
+        .split(|byte| *byte == 0)
+        .filter(|name| !name.is_empty())
+    {
+        if path.join(OsStr::from_bytes(name)).symlink_metadata().is_ok() {
+            let name = String::from_utf8_lossy(name);
+            return not(format!("the file {name} is in {shown} already"));
+        }
+    }
+    // Filters do not run here, so what needs one would be written wrongly.
+    let changed = compare("--diff-filter=d")?;
+    let attributes = words(["check-attr", "-z", "--stdin", "filter"]);
+    let filters = git.ask_with(at, &attributes, Some(&changed.output))?;
+    let mut fields = filters.output.split(|byte| *byte == 0);
+    while let (Some(name), Some(_), Some(value)) = (fields.next(), fields.next(), fields.next()) {
+        if value != b"unspecified" && value != b"unset" {
+            let (name, value) = (String::from_utf8_lossy(name), String::from_utf8_lossy(value));
+            return not(format!(
+                "{name} goes through the filter {value}, which agentd does not run"
+            ));
+        }
+    }
+    let arguments = words(["read-tree", "-m", "-u", "--no-recurse-submodules", current, new]);
+    let moved = git.ask(at, &arguments)?;
+    if moved.code != 0 {
+        return not(refused(at, &arguments, &moved).to_string());
+    }
+    Ok(Moved::Done(files()))
+}

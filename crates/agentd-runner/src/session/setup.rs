@@ -1,0 +1,396 @@
+//! Building a session's environment, step by step. Each step is a type: the next one can only be made of it, so none can
+//! be skipped, and what starts an agent takes the last.
+//!
+//! ```text
+//!   Claimed ─▶ Housed ─▶ Supplied ─▶ Informed ─▶ Briefed ─▶ Ready ─▶ start
+//!   users       home      secrets     context,    mission,
+//!   workspace   identity              skills      prompt
+//! ```
+//!
+//! The container itself is described last, since an engine makes and starts it in one go: a container that is made first
+//! and started later costs half as much again. A step that fails says which one it was; taking down is always the whole
+//! way, and bears with what is only half there ([`super::teardown`]).
+
+use super::error::StepError;
+use super::manager::Inner;
+use super::materials::{self, Materials, Placement};
+use super::mission::{self, Subject};
+use super::secrets::{self, Delivered, SecretStore};
+use super::state::{self, RunDir};
+use super::{blocking, home, workspace};
+use crate::runtime::engine::{Built, Engine, Environment, Program, Users};
+use agentd_config::{Agent, RuntimeKind, WorkspaceMode};
+use agentd_protocol::SessionInfo;
+use agentd_protocol::results::AcquiredNode;
+use agentd_store::session::HomeNumber;
+use agentd_store::{Command, StoreError, execute};
+use agentd_supervisor::dir::SessionDir;
+use agentd_supervisor::spawn::{self, SpawnError};
+use agentd_supervisor::spec::{PROTOCOL_VERSION, Spec, TranscriptLimits};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// What is to be built.
+pub(super) struct Order {
+    pub(super) info: SessionInfo,
+    pub(super) agent: Agent,
+    pub(super) replica: u32,
+    pub(super) node: Option<AcquiredNode>,
+    pub(super) dir: SessionDir,
+}
+
+/// Why nothing came of it.
+pub(super) enum SetUpFailed {
+    /// The store does not answer.
+    Store(StoreError),
+    /// A step did not work.
+    Step {
+        step: &'static str,
+        message: String,
+        begun: Instant,
+    },
+}
+
+/// What every step knows.
+struct Site {
+    inner: Arc<Inner>,
+    order: Order,
+    engine: Arc<dyn Engine>,
+    home_name: String,
+    warnings: Vec<String>,
+}
+
+/// Where the agent works.
+struct Workspace {
+    path: PathBuf,
+    // What must be at the same place inside.
+    also: Vec<PathBuf>,
+}
+
+/// The session has a directory, and it is known who is who.
+struct Claimed {
+    site: Site,
+    users: Users,
+    workspace: Option<Workspace>,
+}
+
+/// The agent has its home.
+struct Housed {
+    of: Claimed,
+    home: home::Home,
+    run: RunDir,
+}
+
+/// The agent has its secrets.
+struct Supplied {
+    of: Housed,
+    secrets: Delivered,
+}
+
+/// The agent has its context and its skills.
+struct Informed {
+    of: Supplied,
+    materials: Materials,
+}
+
+/// The agent has its mission: all that it is to know.
+struct Briefed {
+    environment: Environment,
+    program: Program,
+    site: Site,
+    run: RunDir,
+    timeout: Option<Duration>,
+}
+
+/// Complete. All that is left to be done is to begin.
+pub(super) struct Ready {
+    dir: SessionDir,
+    pub(super) warnings: Vec<String>,
+}
+
+type Step<T> = Result<T, StepError>;
+
+/// Builds it. `done` is told of each step that worked, and when it began.
+pub(super) async fn run(
+    inner: &Arc<Inner>,
+    order: Order,
+    done: impl Fn(&'static str, Instant),
+) -> Result<Ready, SetUpFailed> {
+    let home_name = order.agent.home_name(order.replica);
+    let number = Command::NumberHome(home_name.clone());
+    let number: HomeNumber = execute(inner.store(), number).await.map_err(SetUpFailed::Store)?;
+    let kind = order.agent.runtime;
+    let Some(engine) = inner.options.runtimes.get(kind) else {
+        return Err(SetUpFailed::Step {
+            step: "runtime",
+            message: format!("this agentd has no runtime {:?}", kind.as_str()),
+            begun: Instant::now(),
+        });
+    };
+    let engine = Arc::clone(engine);
+    let site = Site {
+        engine: Arc::clone(&engine),
+        inner: Arc::clone(inner),
+        order,
+        home_name,
+        warnings: Vec::new(),
+    };
+    let begun = Instant::now();
+    if let Err(error) = engine.ready().await {
+        return Err(failed("runtime", begun, &error));
+    }
+    let site = step("runtime", &done, move || site.check()).await?;
+    let claimed = step("workspace", &done, move || site.claim(number.number)).await?;
+    let housed = step("identity", &done, move || claimed.house()).await?;
+    let supplied = step("credentials", &done, move || housed.supply()).await?;
+    let informed = step("context", &done, move || supplied.inform()).await?;
+    let briefed = step("mission", &done, move || informed.brief()).await?;
+    let begun = Instant::now();
+    if let Err(error) = engine.prepare(&briefed.environment).await {
+        return Err(failed("container", begun, &error));
+    }
+    step("container", &done, move || briefed.describe()).await
+}
+
+async fn step<T: Send + 'static>(
+    step: &'static str,
+    done: &impl Fn(&'static str, Instant),
+    work: impl FnOnce() -> Step<T> + Send + 'static,
+) -> Result<T, SetUpFailed> {
+    let begun = Instant::now();
+    match blocking(work).await {
+        Ok(built) => {
+            done(step, begun);
+            Ok(built)
+        }
+        Err(error) => Err(failed(step, begun, &error)),
+    }
+}
+
+fn failed(step: &'static str, begun: Instant, error: &dyn std::error::Error) -> SetUpFailed {
+    SetUpFailed::Step {
+        step,
+        message: error.to_string(),
+        begun,
+    }
+}
+
+impl Site {
+    fn check(self) -> Step<Self> {
+        let problems = self.engine.check(&self.order.agent);
+        match problems.into_iter().find(|problem| problem.fatal) {
+            Some(problem) => {
+                let message = format!("{}: {}", problem.key, problem.message);
+                Err(StepError::declaration(message))
+            }
+            None => Ok(self),
+        }
+    }
+
+    fn claim(self, home_number: u32) -> Step<Claimed> {
+        let options = &self.inner.options;
+        let agent = &self.order.agent;
+        options.state.make_session(self.order.info.id)?;
+        let owner = workspace::find(agent)?;
+        let users = self
+            .engine
+            .users(agent, home_number, owner.as_ref())
+            .map_err(|error| StepError::declaration(error.to_string()))?;
+        let workspace = match (owner, agent.workspace_mode) {
+            (None, _) => None,
+            (Some(owner), WorkspaceMode::Directory) => Some(Workspace {
+                path: owner.path,
+                also: Vec::new(),
+            }),
+            (Some(owner), WorkspaceMode::Worktree) => {
+                let worktree = self
+                    .inner
+                    .worktrees()
+                    .put_up(self.order.info.id, &agent.name, &owner)?;
+                Some(Workspace {
+                    also: worktree.also(),
+                    path: worktree.path,
+                })
+            }
+        };
+        Ok(Claimed {
+            site: self,
+            users,
+            workspace,
+        })
+    }
+}
+
+impl Claimed {
+    fn house(mut self) -> Step<Housed> {
+        let state = &self.site.inner.options.state;
+        let home = home::prepare(state, &self.site.home_name, &self.users)?;
+        home::check_quota(&home.path, &self.site.order.agent)?;
+        self.site.warnings.extend(home.warnings.iter().cloned());
+        let run = state.make_run(&self.site.order.dir, &self.users)?;
+        Ok(Housed { of: self, home, run })
+    }
+}
+
+impl Housed {
+    fn supply(mut self) -> Step<Supplied> {
+        let site = &mut self.of.site;
+        let options = &site.inner.options;
+        let store = SecretStore::new(options.secret_dir.clone());
+        let secrets = secrets::deliver(
+            &store,
+            &site.order.agent.credentials,
+            &self.of.users,
+            &options.state,
+            site.order.info.id,
+        )?;
+        site.warnings.extend(secrets.warnings.iter().cloned());
+        Ok(Supplied { of: self, secrets })
+    }
+}
+
+impl Supplied {
+    fn inform(mut self) -> Step<Informed> {
+        let site = &mut self.of.of.site;
+        let materials = materials::collect(&site.order.agent)?;
+        let (placement, mount_points): (_, &[&str]) = match site.order.agent.runtime {
+            RuntimeKind::Podman => (Placement::Mounted, &["init"]),
+            RuntimeKind::Process => (Placement::Linked, &[]),
+        };
+        materials::put_up(&self.of.run, &materials, placement, mount_points)?;
+        site.warnings.extend(materials.warnings.iter().cloned());
+        Ok(Informed { of: self, materials })
+    }
+}
+
+impl Informed {
+    fn brief(self) -> Step<Briefed> {
+        let Self { of, materials } = self;
+        let Supplied { of, secrets } = of;
+        let Housed { of, home, run } = of;
+        let Claimed {
+            site,
+            users,
+            workspace,
+        } = of;
+        let order = &site.order;
+        let work = order
+            .node
+            .as_ref()
+            .and_then(|node| node.context.node.work.as_ref());
+        let work = match work {
+            Some(agentd_protocol::Work::Agent(work)) => Some(work),
+            _ => None,
+        };
+        let subject = Subject {
+            agent: &order.agent,
+            home_name: &site.home_name,
+            replica: order.replica,
+            session: order.info.id,
+            trigger: &order.info.trigger,
+            node: order.node.as_ref(),
+        };
+        let given = work
+            .and_then(|work| work.prompt.as_deref())
+            .or(order.info.prompt.as_deref());
+        let prompt = mission::prompt(given, &subject)?;
+        mission::write(&run, &subject, prompt.as_deref())?;
+        let environment = Environment {
+            session: order.info.id,
+            instance: site.inner.options.instance.clone(),
+            agent: order.agent.clone(),
+            home_name: site.home_name.clone(),
+            dir: order.dir.clone(),
+            home: home.path,
+            secrets: secrets.dir,
+            also: workspace
+                .as_ref()
+                .map(|workspace| workspace.also.clone())
+                .unwrap_or_default(),
+            workspace: workspace.map(|workspace| workspace.path),
+            context: materials.context,
+            skills: materials.skills,
+            users,
+        };
+        let inside = site.engine.inside(&environment);
+        let mut argv = order.agent.command.clone();
+        argv.extend(
+            prompt
+                .as_deref()
+                .map(|prompt| mission::prompt_argument(prompt, &inside.run_dir)),
+        );
+        let env = home::environment(home::Whose {
+            inside: &inside,
+            agent: &order.agent,
+            home_name: &site.home_name,
+            session: order.info.id,
+            has_prompt: prompt.is_some(),
+        })?;
+        let program = Program {
+            argv,
+            env,
+            secret_env: secrets.variables,
+        };
+        let of_node = work
+            .and_then(|work| work.timeout_secs)
+            .map(|secs| Duration::from_millis(secs.ms));
+        let timeout = of_node.or(order.agent.timeout);
+        Ok(Briefed {
+            environment,
+            program,
+            site,
+            run,
+            timeout,
+        })
+    }
+}
+
+impl Briefed {
+    fn describe(self) -> Step<Ready> {
+        let site = self.site;
+        let Built { launch, files } = site
+            .engine
+            .launch(&self.environment, &self.program)
+            .map_err(|error| StepError::declaration(error.to_string()))?;
+        for (name, content) in files {
+            self.run.write(&name.to_string_lossy(), &content, 0o400)?;
+        }
+        let options = &site.inner.options;
+        let half = options.transcript_bytes / 2;
+        let spec = Spec {
+            version: PROTOCOL_VERSION,
+            session_id: self.environment.session,
+            launch,
+            timeout_ms: self.timeout.map(millis),
+            grace_ms: millis(site.order.agent.grace_period),
+            start_timeout_ms: millis(options.setup_timeout),
+            secrets_dir: self.environment.secrets,
+            transcript: TranscriptLimits {
+                head_bytes: half,
+                tail_bytes: half,
+            },
+        };
+        state::replace(
+            &site.order.dir.spec(),
+            &serde_json::to_vec(&spec).unwrap_or_default(),
+        )?;
+        Ok(Ready {
+            dir: site.order.dir,
+            warnings: site.warnings,
+        })
+    }
+}
+
+impl Ready {
+    /// Hands it to a supervisor. The session's STARTING must be durable.
+    pub(super) async fn start(&self, inner: &Inner) -> Result<(), SpawnError> {
+        let program = inner.options.supervisor.clone();
+        let dir = self.dir.clone();
+        blocking(move || spawn::spawn(&program.program, &program.args, &dir)).await
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,168 @@
+//! Taking an environment down: the inverse of [`super::setup`], always the whole way, and as often as it is asked. It
+//! bears with what is only half there, and with what an agent left in its own directories.
+
+use super::manager::Inner;
+use super::outcome::Evidence;
+use super::{blocking, secrets, tree};
+use crate::runtime::engine::Engine;
+use agentd_config::WorktreePolicy;
+use agentd_protocol::limits::RESULT_BYTES_MAX;
+use agentd_protocol::{Json, OutputStream, SessionId, SessionInfo, SessionOutcome};
+use agentd_supervisor::dir::SessionDir;
+use agentd_supervisor::record::StopCause;
+use agentd_supervisor::transcript::{FRAME_BYTES_MAX, Reader};
+use std::sync::Arc;
+
+/// What of an agent's output stands for the result that it did not leave, in bytes.
+const OUTPUT_BYTES_MAX: u64 = 32 * 1024;
+
+/// What is left of it.
+#[derive(Default)]
+pub(super) struct Down {
+    /// The agent's result, or why it cannot be used.
+    pub(super) result: Option<Result<Json, String>>,
+    /// For people.
+    pub(super) remarks: Vec<String>,
+}
+
+/// Takes down what set-up built. The agent is gone.
+pub(super) async fn run(
+    inner: &Arc<Inner>,
+    info: &SessionInfo,
+    dir: &SessionDir,
+    evidence: &Evidence,
+) -> Down {
+    let mut down = Down::default();
+    // Without trouble, the supervisor has done this already.
+    let exited = &evidence.exited;
+    if exited.lost.is_some() || exited.start_error.is_some() || exited.survivors > 0 {
+        down.remarks.extend(clear_runtime(inner, info).await);
+    }
+    let begun = exited.start_error.is_none();
+    let well = begun && exited.code == Some(0) && exited.stop.is_none();
+    let (inner, dir, id) = (Arc::clone(inner), dir.clone(), info.id);
+    let agent = inner.agent(&info.agent);
+    let stopped = exited.stop == Some(StopCause::Timeout);
+    let blocking = blocking(move || {
+        let mut down = Down::default();
+        let state = &inner.options.state;
+        if begun {
+            down.result = read_result(&dir);
+        }
+        let completed = well && !stopped && !matches!(down.result, Some(Err(_)));
+        let policy = match (&agent, begun) {
+            // Nobody has worked there.
+            (_, false) => WorktreePolicy::Drop,
+            (Some(agent), true) => agent.worktree_policy,
+            (None, true) => WorktreePolicy::Keep,
+        };
+        match inner.worktrees().finish(id, policy, completed) {
+            Ok(Some(report)) => down.remarks.push(report.message),
+            Ok(None) => {}
+            Err(error) => down
+                .remarks
+                .push(format!("its worktree was left as it is: {error}")),
+        }
+        let rest = [
+            secrets::take_down(state, id),
+            tree::remove(&dir.run(), &mut tree::Budget::entries(tree::ENTRIES_MAX)),
+        ];
+        for error in rest.into_iter().filter_map(Result::err) {
+            down.remarks.push(format!("something was left behind: {error}"));
+        }
+        down
+    });
+    let rest = blocking.await;
+    down.remarks.extend(rest.remarks);
+    down.result = rest.result;
+    down
+}
+
+/// Removes an environment whose agent never began.
+pub(super) async fn clear(inner: &Arc<Inner>, info: &SessionInfo, dir: &SessionDir) {
+    let evidence = Evidence {
+        exited: agentd_supervisor::record::Exited {
+            start_error: Some("it never began".into()),
+            ..Default::default()
+        },
+        ..Evidence::default()
+    };
+    for remark in run(inner, info, dir, &evidence).await.remarks {
+        tracing::warn!(session = %info.id, remark, "while removing what was built of it");
+    }
+}
+
+async fn clear_runtime(inner: &Arc<Inner>, info: &SessionInfo) -> Option<String> {
+    // Before its set-up it has none; every kind is asked then, for the declaration may have changed.
+    let of_session = info
+        .runtime
+        .as_deref()
+        .and_then(|kind| inner.options.runtimes.named(kind));
+    let engines: Vec<Arc<dyn Engine>> = match of_session {
+        Some(engine) => vec![Arc::clone(engine)],
+        None => inner
+            .options
+            .runtimes
+            .all()
+            .map(|(_, engine)| Arc::clone(engine))
+            .collect(),
+    };
+    for engine in engines {
+        if let Err(error) = engine.clear(info.id).await {
+            return Some(format!("something of it may still be there: {error}"));
+        }
+    }
+    None
+}
+
+// The supervisor copied it, with every secret redacted, to where the agent cannot reach.
+fn read_result(dir: &SessionDir) -> Option<Result<Json, String>> {
+    let text = match std::fs::read_to_string(dir.result()) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
+        Err(error) => return Some(Err(format!("its result cannot be read: {error}"))),
+    };
+    if text.len() > RESULT_BYTES_MAX {
+        return Some(Err(format!(
+            "its result.json has more than {RESULT_BYTES_MAX} bytes; larger results go into files that it names"
+        )));
+    }
+    if agentd_protocol::nesting(text.as_bytes()) > agentd_protocol::NESTING_MAX {
+        return Some(Err("its result.json is nested too deeply".into()));
+    }
+    Some(Json::from_text(text).map_err(|error| format!("its result.json is not JSON: {error}")))
+}
+
+/// What stands for the result of an agent that left none: how it ended, and the end of what it said.
+pub(super) async fn stand_in(
+    dir: &SessionDir,
+    id: SessionId,
+    outcome: &SessionOutcome,
+    output_bytes: u64,
+) -> Json {
+    let dir = dir.clone();
+    let output = blocking(move || last_output(&dir, output_bytes)).await;
+    Json::of(&serde_json::json!({
+        "session_id": id,
+        "exit_code": outcome.exit_code,
+        "output": output,
+    }))
+}
+
+fn last_output(dir: &SessionDir, output_bytes: u64) -> String {
+    let mut reader = Reader::new(&dir.transcript());
+    let mut bytes = Vec::new();
+    let mut from = output_bytes.saturating_sub(OUTPUT_BYTES_MAX);
+    while let Ok(page) = reader.read(from, FRAME_BYTES_MAX) {
+        if page.chunks.is_empty() {
+            break;
+        }
+        from = page.next_offset;
+        let said = page
+            .chunks
+            .into_iter()
+            .filter(|chunk| chunk.stream == OutputStream::Stdout);
+        bytes.extend(said.flat_map(|chunk| chunk.bytes));
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}

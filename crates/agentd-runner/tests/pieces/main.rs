@@ -1,0 +1,13 @@
+//! The parts of a session's set-up and teardown, with real directories, users and repositories. As root, what takes
+//! root is tested as well; each test says where that begins.
+
+#![allow(clippy::unwrap_used, reason = "in a test, whatever goes wrong is a failure")]
+
+mod git;
+mod home;
+mod mission;
+mod secrets;
+mod state;
+mod support;
+mod tree;
+mod upkeep;

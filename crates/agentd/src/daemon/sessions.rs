@@ -1,0 +1,209 @@
+//! Where sessions are put together: the runner's [`Sessions`] from the settings, and the server's view of them.
+
+use crate::settings::{Environment, Settings};
+use agentd_api::{Sessions as Asked, SessionsError, SessionsResult};
+use agentd_config::RuntimeKind;
+use agentd_protocol::SessionInfo;
+use agentd_protocol::requests::{ListSessions, NoParams, ReadTranscript, RunAgent, SessionRef, StopSession};
+use agentd_protocol::results::{AgentList, Ok as Done, QueuedSession, Reloaded, SessionList, TranscriptPage};
+use agentd_runner::inside::install_init;
+use agentd_runner::runtime::Runtimes;
+use agentd_runner::runtime::engine::EngineError;
+use agentd_runner::runtime::podman::{Podman, PodmanSettings};
+use agentd_runner::runtime::process::Process;
+use agentd_runner::session::git::Git;
+use agentd_runner::session::state::{Machine, StateDirs};
+use agentd_runner::session::upkeep::Limits;
+use agentd_runner::session::{SessionError, Sessions, SessionsOptions, SupervisorProgram};
+use agentd_store::session::InstanceId;
+use agentd_store::{BoxFuture, Query, Store, SystemClock, ask};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long one git command may take that works on a worktree.
+const GIT_TIMEOUT: Duration = Duration::from_secs(120);
+/// The sub-command that is a session's supervisor; it is not meant for people.
+pub(crate) const SUPERVISOR_COMMAND: &str = "__session";
+
+/// Puts them together, and goes on with those that an earlier daemon left. Nobody may acquire a node before.
+///
+/// # Errors
+/// What is in the way, for people.
+pub(crate) async fn start(
+    settings: &Arc<Settings>,
+    environment: &Environment,
+    store: Arc<dyn Store>,
+) -> Result<Sessions, String> {
+    let instance: InstanceId = ask(&*store, Query::InstanceId(NoParams {}))
+        .await
+        .map_err(|error| error.to_string())?;
+    let text = |name: &str| {
+        environment
+            .get(name)
+            .and_then(|value| value.to_str())
+            .map(str::to_owned)
+    };
+    let machine = Machine::this(text("XDG_RUNTIME_DIR").map(PathBuf::from));
+    let state = StateDirs::open(&settings.home, &instance.id, &machine).map_err(|error| error.to_string())?;
+    let runtimes =
+        runtimes(settings, environment, &instance.id, Some(&state)).map_err(|error| error.to_string())?;
+    let program = std::env::current_exe().map_err(|error| format!("cannot find this program: {error}"))?;
+    let reread = Arc::clone(settings);
+    let config_path = match &settings.config_path {
+        Some(path) => path.display().to_string(),
+        None => settings.home.join("agentd.toml").display().to_string(),
+    };
+    let options = SessionsOptions {
+        store,
+        config: Arc::clone(&settings.config),
+        reread: Box::new(move || reread.reload_config().map_err(|error| error.to_string())),
+        config_path,
+        state,
+        secret_dir: settings.secret_dir.clone(),
+        runtimes,
+        supervisor: SupervisorProgram {
+            program,
+            args: vec![SUPERVISOR_COMMAND.into()],
+        },
+        max_sessions: settings.max_sessions,
+        setup_timeout: settings.setup_timeout,
+        lease_secs: settings.node_timeout_secs,
+        transcript_bytes: settings.transcript_bytes,
+        limits: Limits {
+            session_retention: Some(settings.session_retention).filter(|kept| !kept.is_zero()),
+            transcript_quota_bytes: Some(settings.transcript_quota_bytes),
+        },
+        instance: instance.id,
+        clock: Arc::new(SystemClock::default()),
+        git: Git {
+            program: "git".into(),
+            path: environment.get("PATH").map(Into::into).unwrap_or_default(),
+            timeout: GIT_TIMEOUT,
+            user: None,
+        },
+        die_at: if cfg!(debug_assertions) {
+            text("AGENTD_TEST_DIE_AT")
+        } else {
+            None
+        },
+    };
+    Sessions::start(options).await.map_err(|error| error.to_string())
+}
+
+/// The kinds of runtimes that this daemon has. Without `state` they can check declarations, and start nothing.
+///
+/// # Errors
+/// When what they need cannot be written.
+pub(crate) fn runtimes(
+    settings: &Settings,
+    environment: &Environment,
+    instance: &str,
+    state: Option<&StateDirs>,
+) -> Result<Runtimes, EngineError> {
+    let init = match state {
+        Some(state) => install_init(&state.bin())?,
+        None => PathBuf::new(),
+    };
+    let (euid, egid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+    let podman = Podman::new(PodmanSettings {
+        command: settings.podman.clone(),
+        instance: instance.to_owned(),
+        euid,
+        egid,
+        environment: PodmanSettings::environment_of(environment.variables()),
+        init,
+        mounts: settings.home.join("mounts"),
+        id_range_start: settings.id_range_start,
+        call_timeout: PodmanSettings::CALL_TIMEOUT_DEFAULT,
+    });
+    let process = Process {
+        euid,
+        egid,
+        id_range_start: settings.id_range_start,
+        state: settings.home.clone(),
+        path: environment
+            .get("PATH")
+            .and_then(|path| path.to_str())
+            .map(str::to_owned),
+    };
+    Ok(Runtimes::default()
+        .with(RuntimeKind::Podman, Arc::new(podman))
+        .with(RuntimeKind::Process, Arc::new(process)))
+}
+
+/// The server's view.
+#[derive(Debug)]
+pub(crate) struct Served {
+    pub(crate) sessions: Sessions,
+    pub(crate) store: Arc<dyn Store>,
+}
+
+impl Asked for Served {
+    fn run(&self, params: RunAgent) -> BoxFuture<'_, SessionsResult<QueuedSession>> {
+        Box::pin(async move { self.sessions.run(params).await.map_err(said) })
+    }
+
+    fn agents(&self) -> BoxFuture<'_, SessionsResult<AgentList>> {
+        Box::pin(async move { Ok(self.sessions.agents()) })
+    }
+
+    fn list(&self, params: ListSessions) -> BoxFuture<'_, SessionsResult<SessionList>> {
+        Box::pin(async move { Ok(ask(&*self.store, Query::ListSessions(params)).await?) })
+    }
+
+    fn get(&self, params: SessionRef) -> BoxFuture<'_, SessionsResult<SessionInfo>> {
+        Box::pin(async move {
+            let info: Box<SessionInfo> = ask(&*self.store, Query::GetSession(params)).await?;
+            Ok(*info)
+        })
+    }
+
+    fn stop(&self, params: StopSession) -> BoxFuture<'_, SessionsResult<Done>> {
+        Box::pin(async move {
+            self.sessions
+                .stop_session(params)
+                .await
+                .map_err(said)
+                .map(|()| Done { ok: true })
+        })
+    }
+
+    fn remove(&self, params: SessionRef) -> BoxFuture<'_, SessionsResult<Done>> {
+        Box::pin(async move {
+            self.sessions
+                .remove(params)
+                .await
+                .map_err(said)
+                .map(|()| Done { ok: true })
+        })
+    }
+
+    fn transcript(&self, params: ReadTranscript) -> BoxFuture<'_, SessionsResult<TranscriptPage>> {
+        Box::pin(async move { self.sessions.transcript(params).await.map_err(said) })
+    }
+
+    fn reload(&self) -> BoxFuture<'_, SessionsResult<Reloaded>> {
+        Box::pin(async move { self.sessions.reload().await.map_err(said) })
+    }
+}
+
+fn said(error: SessionError) -> SessionsError {
+    match error {
+        SessionError::AgentNotFound { name, declared, .. } => {
+            SessionsError::agent_not_found(&name, declared.iter().map(String::as_str))
+        }
+        SessionError::Unsupported {
+            agent,
+            runtime,
+            capability,
+        } => SessionsError::Undeclared {
+            agent,
+            runtime,
+            capability,
+        },
+        SessionError::Config(why) => SessionsError::BadConfig(why),
+        SessionError::Store(error) => SessionsError::Store(error),
+        other => SessionsError::Internal(other.to_string()),
+    }
+}
