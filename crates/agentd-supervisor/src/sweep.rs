@@ -25,8 +25,10 @@ pub fn kill_session_processes(session_id: SessionId, uid: Option<u32>) -> Killed
     proc::kill_all(SWEEP_MAX, |processes| {
         let marked = |pid: i32| {
             let owner = proc::owner(pid);
+            // Root's agents are users of their own, and root can read everybody's.
+            let of = if own_uid == 0 { owner.unwrap_or(0) } else { own_uid };
             owner.is_some() && owner == uid
-                || proc::environment(pid, own_uid).is_some_and(|environment| environment.contains(&mark))
+                || proc::environment(pid, of).is_some_and(|environment| environment.contains(&mark))
         };
         let mut found: Vec<_> = processes
             .iter()

@@ -14,6 +14,7 @@ use super::users::{AGENT_ID, range_start};
 use agentd_config::{Agent, Network};
 use agentd_protocol::{RuntimeCapabilities, SessionId};
 use agentd_supervisor::spec::{Launch, ProcessLaunch};
+use agentd_supervisor::sweep::kill_session_processes;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -181,11 +182,16 @@ impl Engine for Process {
 
     fn clear(&self, session: SessionId) -> BoxFuture<'_, Result<(), EngineError>> {
         Box::pin(async move {
-            let swept = tokio::task::spawn_blocking(move || kill_session_processes(session));
-            swept.await.map_err(|error| EngineError::Failed {
+            // By the session's mark, and not by the user: sessions of one home have the same.
+            let swept = tokio::task::spawn_blocking(move || kill_session_processes(session, None));
+            let failed = |message: String| EngineError::Failed {
                 program: "ending a session's processes".into(),
-                message: error.to_string(),
-            })
+                message,
+            };
+            match swept.await.map_err(|error| failed(error.to_string()))?.survivors {
+                0 => Ok(()),
+                survivors => Err(failed(format!("{survivors} of them have not ended"))),
+            }
         })
     }
 
@@ -194,10 +200,6 @@ impl Engine for Process {
         Box::pin(async { Ok(Vec::new()) })
     }
 }
-
-/// Ends what a session has left: its supervisor ends its own tree, so there is something only when the supervisor was
-/// killed as well.
-fn kill_session_processes(_session: SessionId) {}
 
 fn same(uid: u32, gid: u32, range_start: Option<u32>) -> Users {
     Users {
