@@ -53,15 +53,15 @@ mod tests {
     use agentd_supervisor::records::Records;
 
     fn gone(told: &[What]) -> SupervisorState {
-        let records = told.iter().zip(1..).map(|(what, seq)| Record {
-            seq,
-            wall_ms: 0,
-            what: what.clone(),
-        });
-        SupervisorState::Gone(Records {
-            records: records.collect(),
-            ..Records::default()
-        })
+        let mut found = Records::default();
+        found
+            .records
+            .extend(told.iter().zip(1..).map(|(what, seq)| Record {
+                seq,
+                wall_ms: 0,
+                what: what.clone(),
+            }));
+        SupervisorState::Gone(found)
     }
 
     const INTENT: What = What::Intent { version: 1, pid: 1 };
