@@ -163,7 +163,7 @@ impl Driver {
             dir: self.dir.clone(),
         };
         let built = setup::run(&self.inner, order, |step, begun| {
-            self.note_step("setup", step, begun, None)
+            self.note_step("setup", step, begun, None);
         });
         let limit = self.inner.options.setup_timeout;
         let ready = match tokio::time::timeout(limit, built).await {

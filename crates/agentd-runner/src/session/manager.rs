@@ -346,7 +346,7 @@ impl Sessions {
         match (resume, lease) {
             // A node's context is not kept; the node is given back and comes again, at once, with the same attempt.
             (Resume::Queue | Resume::Rebuild, Some(lease)) => {
-                self.inner.begin(info, Some(lease), None, Entry::GiveBack)
+                self.inner.begin(info, Some(lease), None, Entry::GiveBack);
             }
             (Resume::Queue, None) => self.inner.requeue(&info),
             (Resume::Rebuild, None) => self.inner.begin(info, None, None, Entry::Rebuild),

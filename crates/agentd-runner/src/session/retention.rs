@@ -97,7 +97,7 @@ async fn prune(inner: &Arc<Inner>) -> Result<(), StoreError> {
     for removal in removals {
         tracing::info!(%removal, "removing");
         let worker = Arc::clone(inner);
-        let planned = removal.clone();
+        let planned = removal;
         let done = blocking(move || {
             let mut budget = tree::Budget::entries(tree::ENTRIES_MAX);
             upkeep::carry_out(&worker.worktrees(), &planned, &mut budget)

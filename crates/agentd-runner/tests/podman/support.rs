@@ -186,7 +186,7 @@ impl World {
 
     /// A session's environment, as agentd makes it.
     pub(crate) fn order(&self, agent: &Agent, home_number: u32, workspace: Option<&Path>) -> Environment {
-        let owner = workspace.map(|path| owner(path));
+        let owner = workspace.map(owner);
         let users = self.engine.users(agent, home_number, owner.as_ref()).unwrap();
         let session = session_id(self.sessions.fetch_add(1, Ordering::Relaxed));
         let state = self.dir.path().join("state");

@@ -32,8 +32,8 @@ impl Called {
 
     /// What it said last: the engine's warnings come before its error.
     pub(super) fn complaint(&self) -> String {
-        let lines = self.stderr.lines().filter(|line| !line.trim().is_empty());
-        match lines.last() {
+        let mut lines = self.stderr.lines().filter(|line| !line.trim().is_empty());
+        match lines.next_back() {
             Some(line) => line.chars().take(1000).collect(),
             None => self.status.to_string(),
         }
