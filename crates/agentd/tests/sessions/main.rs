@@ -1,0 +1,9 @@
+//! Sessions of the real binary with real containers: what holds whatever dies, fails or is hostile.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+#[path = "../support/podman.rs"]
+mod podman;
+mod smoke;
+#[path = "../support/mod.rs"]
+mod support;

@@ -1,0 +1,133 @@
+//! A Podman of a test's own, for the daemon of a [`TestEnvironment`]: its own storage, its own configuration, an image
+//! made on the spot. The machine's own is left alone.
+
+use crate::support::{TestEnvironment, shown};
+use serde_json::json;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+/// Holds a static busybox, and nothing else.
+pub(crate) const IMAGE: &str = "localhost/agent:1";
+
+/// What busybox is called in the image.
+const NAMES: &[&str] = &[
+    "base64", "cat", "cut", "dd", "df", "env", "find", "grep", "head", "id", "kill", "ls", "mkdir", "mount",
+    "mv", "nc", "printf", "ps", "rm", "seq", "setsid", "sh", "sleep", "stat", "tail", "touch", "tr", "true",
+    "wc", "yes",
+];
+
+/// Its containers are removed when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Podman {
+    dir: PathBuf,
+    environment: Vec<(&'static str, PathBuf)>,
+    line: Vec<String>,
+}
+
+impl Podman {
+    /// Makes it, with [`IMAGE`], and tells the environment's programs where its configuration is. The daemon's settings
+    /// need [`Podman::table`], too.
+    pub(crate) fn new(env: &mut TestEnvironment) -> Self {
+        let dir = env.path("podman");
+        fs::create_dir(&dir).expect("a directory");
+        let path = |name: &str| dir.join(name);
+        fs::write(
+            path("containers.conf"),
+            // The limits: what Podman asks for by itself needs a right that not every root has.
+            "[engine]\nruntime = \"runc\"\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n\
+             [network]\nnetwork_backend = \"netavark\"\n\
+             [containers]\ndefault_ulimits = [\"nofile=4096:4096\", \"nproc=4096:4096\"]\n",
+        )
+        .expect("a file");
+        env.set("CONTAINERS_CONF", path("containers.conf"));
+        let text = |name: &str| path(name).into_os_string().into_string().expect("UTF-8");
+        let mut line = vec!["podman".to_owned()];
+        for (flag, name) in [("--root", "root"), ("--runroot", "run"), ("--tmpdir", "tmp")] {
+            line.extend([flag.to_owned(), text(name)]);
+        }
+        let podman = Self {
+            environment: vec![("HOME", env.home()), ("CONTAINERS_CONF", path("containers.conf"))],
+            dir,
+            line,
+        };
+        podman.import();
+        podman
+    }
+
+    /// `podman = [...]`, for `[daemon]` in `agentd.toml`.
+    pub(crate) fn setting(&self) -> String {
+        format!("podman = {}\n", json!(self.line))
+    }
+
+    /// A command of this Podman.
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.line[0]);
+        command
+            .args(&self.line[1..])
+            .args(args)
+            .env_clear()
+            .env(
+                "PATH",
+                std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into()),
+            )
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .current_dir("/")
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command of this Podman, which must succeed, and gives its stdout.
+    #[track_caller]
+    pub(crate) fn ok(&self, args: &[&str]) -> String {
+        let output = self.command(args).output().expect("podman");
+        assert!(output.status.success(), "podman {args:?}: {}", shown(&output));
+        String::from_utf8(output.stdout).expect("UTF-8")
+    }
+
+    /// The ids of all containers that there are, running or not.
+    #[track_caller]
+    pub(crate) fn containers(&self) -> Vec<String> {
+        let all = self.ok(&["ps", "--all", "--quiet", "--no-trunc"]);
+        all.lines().map(str::to_owned).collect()
+    }
+
+    fn import(&self) {
+        let image = self.dir.join("image");
+        let bin = image.join("bin");
+        fs::create_dir_all(&bin).expect("directories");
+        let busybox = ["/bin/busybox", "/usr/bin/busybox"].map(Path::new);
+        let busybox = busybox.iter().find(|path| path.exists());
+        let busybox = busybox.expect("busybox-static is missing: run scripts/setup.sh test");
+        fs::copy(busybox, bin.join("busybox")).expect("a copy");
+        for name in NAMES {
+            symlink("busybox", bin.join(name)).expect("a link");
+        }
+        let tar = self.dir.join("image.tar");
+        succeed(
+            Command::new("tar")
+                .arg("-C")
+                .arg(&image)
+                .arg("-cf")
+                .arg(&tar)
+                .arg("."),
+        );
+        succeed(self.command(&["import"]).arg(&tar).arg(IMAGE));
+    }
+}
+
+#[track_caller]
+fn succeed(command: &mut Command) {
+    let output: Output = command.output().expect("a program");
+    assert!(output.status.success(), "{command:?}: {}", shown(&output));
+}
+
+impl Drop for Podman {
+    fn drop(&mut self) {
+        // Whatever a failed test has left.
+        let _ = self.command(&["rm", "--force", "--all", "--time", "0"]).output();
+        let overlay = self.dir.join("root/overlay");
+        let _ = nix::mount::umount2(&overlay, nix::mount::MntFlags::MNT_DETACH);
+    }
+}
