@@ -1,4 +1,12 @@
-//! How agentd runs things: plans, commands, and the worker that runs the commands of nodes under lease.
+//! How agentd runs things: sessions of agents, and plans of commands.
+//!
+//! - [`session`] is one execution of an agent, from trigger to teardown. [`session::Sessions`] runs them, in the daemon.
+//! - [`runtime`] is how they are isolated: an interface, and Podman and plain processes behind it.
+//! - [`inside`] is what agentd puts into a container.
+//!
+//! What must go on while the daemon is not there is another crate's: `agentd-supervisor`.
+//!
+//! # Plans
 //!
 //! ```text
 //!    plan.toml ──▶ plan ──RegisterTask──▶ daemon ◀──leases, heartbeats, results──┐
@@ -29,8 +37,9 @@
 //! | the daemon | nothing | the worker connects again; a command whose lease cannot be extended in time is killed |
 //! | the machine | everything | leases and results are in the daemon's database |
 //!
-//! *Architecture Invariant:* this crate opens no database and knows no SQL; all that it knows of a task came
-//! over the socket, from a daemon in this process or in another.
+//! *Architecture Invariant:* [`plan`], [`worker`] and [`exec`] know no store; all that they know of a task came over the
+//! socket, from a daemon in this process or in another. [`session`] asks the daemon's store, because a session's row and
+//! the lease of its node change in one transaction.
 
 pub mod exec;
 pub mod inside;
