@@ -14,7 +14,6 @@
 )]
 
 mod daemon;
-#[path = "../measure.rs"]
 mod measure;
 mod peer;
 mod workloads;

@@ -68,23 +68,34 @@ pub(crate) fn memory(_quick: bool) -> Value {
     for _ in 0..10 {
         told.whole("true");
     }
-    let before = pss_kib(pid);
+    // Its own pages: supervisors run the same program, and each takes over a part of what is shared.
+    let own = || status(pid, "RssAnon:");
+    let (before, before_pss) = (own(), pss_kib(pid));
     let sessions = begin_all(&mut told, "a");
     told.all_running(&sessions);
-    let with = pss_kib(pid);
+    let (with, with_pss) = (own(), pss_kib(pid));
     let of_supervisors: Vec<u64> = supervisors(&site.env.state()).into_iter().map(pss_kib).collect();
     assert_eq!(of_supervisors.len(), SESSIONS);
     for session in &sessions {
         told.wire.call("StopSession", json!({ "session_id": session }));
     }
     told.all_ended(&sessions);
+    let alone = told.begin("a");
+    told.all_running(&BTreeSet::from([alone.clone()]));
+    let supervisor_alone: Vec<u64> = supervisors(&site.env.state()).into_iter().map(pss_kib).collect();
+    told.wire.call("StopSession", json!({ "session_id": alone }));
+    told.all_ended(&BTreeSet::from([alone]));
     let report = json!({
-        "daemon_without_kib": before,
-        "daemon_with_50_kib": with,
-        "daemon_after_kib": pss_kib(pid),
+        "daemon_own_without_kib": before,
+        "daemon_own_with_50_kib": with,
+        "daemon_own_after_kib": own(),
+        "daemon_pss_without_kib": before_pss,
+        "daemon_pss_with_50_kib": with_pss,
         "per_session_kib": (with as f64 - before as f64) / SESSIONS as f64,
         "supervisor_kib_mean": of_supervisors.iter().sum::<u64>() as f64 / SESSIONS as f64,
         "supervisor_kib_max": of_supervisors.iter().max(),
+        // It shares its program with the daemon alone.
+        "supervisor_alone_kib": supervisor_alone.first(),
     });
     daemon.stop();
     report

@@ -14,9 +14,10 @@
 mod crowd;
 mod declared;
 mod exits;
-#[path = "../measure.rs"]
+#[path = "../load/measure.rs"]
 mod measure;
 #[path = "../../tests/support/podman.rs"]
+#[expect(dead_code, reason = "tests use more of it")]
 mod podman;
 mod site;
 #[path = "../../tests/support/mod.rs"]
