@@ -39,6 +39,8 @@ pub enum What {
         /// Why.
         cause: StopCause,
     },
+    /// The agent's container has ended. How, is said by `Exited`, once the engine has cleaned up after it.
+    ContainerEnded,
     /// The agent has ended, or did not begin.
     Exited(Exited),
     /// Everything is taken down: no process is left, and no container; the secrets are gone. Nothing follows.

@@ -46,26 +46,27 @@ fn main() -> ExitCode {
     let environment = Environment::of_process();
     let no_color = environment.get("NO_COLOR").is_some();
     let console = Console::new(cli.global.json, cli.global.color, no_color);
-    let outcome = match cli.command {
-        Some(Command::Supervise) => return agentd_runner::exec::supervise_main(),
-        Some(Command::Guard(args)) => return guard::guard_main(args.fd, &args.command),
-        // These say what is wrong with the settings, and do not need them to be right.
-        Some(Command::Init(args)) => args.run(&cli.global, &environment, &console),
-        Some(Command::Check(args)) => args.run(&cli.global, &environment, &console),
-        Some(Command::Doctor(args)) => {
-            one_thread().and_then(|runtime| runtime.block_on(args.run(&cli.global, &environment, &console)))
-        }
-        Some(Command::Completions(args)) => args.run(),
-        Some(Command::Man(args)) => args.run(),
-        None => run_daemon(
-            &cli.global,
-            &cli::daemon::DaemonArgs::default(),
-            environment,
-            console.clone(),
-        ),
-        Some(Command::Daemon(args)) => run_daemon(&cli.global, &args, environment, console.clone()),
-        Some(command) => run_command(&cli.global, command, environment, console.clone()),
-    };
+    let outcome =
+        match cli.command {
+            Some(Command::Supervise) => return agentd_runner::exec::supervise_main(),
+            Some(Command::Guard(args)) => return guard::guard_main(args.fd, &args.command),
+            // These say what is wrong with the settings, and do not need them to be right.
+            Some(Command::Init(args)) => args.run(&cli.global, &environment, &console),
+            Some(Command::Check(args)) => one_thread()
+                .and_then(|runtime| runtime.block_on(args.run(&cli.global, &environment, &console))),
+            Some(Command::Doctor(args)) => one_thread()
+                .and_then(|runtime| runtime.block_on(args.run(&cli.global, &environment, &console))),
+            Some(Command::Completions(args)) => args.run(),
+            Some(Command::Man(args)) => args.run(),
+            None => run_daemon(
+                &cli.global,
+                &cli::daemon::DaemonArgs::default(),
+                environment,
+                console.clone(),
+            ),
+            Some(Command::Daemon(args)) => run_daemon(&cli.global, &args, environment, console.clone()),
+            Some(command) => run_command(&cli.global, command, environment, console.clone()),
+        };
     outcome
         .unwrap_or_else(|failure| {
             console.failure(&failure);
@@ -103,7 +104,12 @@ fn run_command(
     environment: Environment,
     console: Console,
 ) -> Result<Exit, Failure> {
-    let context = Context::new(&cli::daemon::flags(global, None), environment, console)?;
+    let flags = cli::daemon::flags(global, None);
+    let context = if command.needs_config() {
+        Context::new(&flags, environment, console)?
+    } else {
+        Context::for_client(&flags, environment, console)?
+    };
     let runtime = if command.is_heavy() {
         daemon::process::ignore_file_size_signal();
         daemon::process::raise_open_files();

@@ -52,25 +52,34 @@ pub enum ConfigError {
 
 /// What is wrong in a file, in the order of the file. There is at least one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub struct Mistakes(Vec<Mistake>);
+pub struct Mistakes {
+    list: Vec<Mistake>,
+    socket: Option<PathBuf>,
+}
 
 impl Mistakes {
     /// Each of them.
     #[must_use]
     pub fn list(&self) -> &[Mistake] {
-        &self.0
+        &self.list
+    }
+
+    /// The daemon's socket, when the file names one in spite of all: clients need nothing else.
+    #[must_use]
+    pub fn socket(&self) -> Option<&Path> {
+        self.socket.as_deref()
     }
 }
 
 impl fmt::Display for Mistakes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, mistake) in self.0.iter().enumerate() {
+        for (index, mistake) in self.list.iter().enumerate() {
             if index > 0 {
                 writeln!(f)?;
             }
             write!(f, "{mistake}")?;
         }
-        if self.0.len() >= MISTAKES_MAX {
+        if self.list.len() >= MISTAKES_MAX {
             write!(f, "\nand perhaps more")?;
         }
         Ok(())
@@ -117,7 +126,10 @@ pub fn parse(text: &str, place: Place<'_>) -> Result<Config, Mistakes> {
         path: place.path,
         text,
     };
-    let document = Document::parse(source, "agentd.toml").map_err(|mistake| Mistakes(vec![mistake]))?;
+    let document = Document::parse(source, "agentd.toml").map_err(|mistake| Mistakes {
+        list: vec![mistake],
+        socket: None,
+    })?;
     let root = document.root();
     let mut reading = Reading {
         place,
@@ -132,7 +144,10 @@ pub fn parse(text: &str, place: Place<'_>) -> Result<Config, Mistakes> {
     }
     mistakes.sort_by_key(|mistake| (mistake.line, mistake.column));
     mistakes.truncate(MISTAKES_MAX);
-    Err(Mistakes(mistakes))
+    Err(Mistakes {
+        list: mistakes,
+        socket: daemon.socket,
+    })
 }
 
 fn agents(reading: &mut Reading<'_>, root: &Section<'_>) -> Vec<crate::Agent> {

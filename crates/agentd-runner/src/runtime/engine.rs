@@ -28,8 +28,18 @@ pub trait Engine: fmt::Debug + Send + Sync + 'static {
     }
 
     /// What is wrong with an agent's declaration for this engine, without starting anything: combinations that
-    /// cannot work, programs that are missing.
+    /// cannot work, programs that are missing. What needs to be known of the machine is looked at only once
+    /// [`Engine::ready`] has succeeded.
     fn check(&self, agent: &Agent) -> Vec<Problem>;
+
+    /// What an agent's declaration names that the engine itself would have to have, and does not: an image. It takes
+    /// a call of the engine, which a session's set-up would only repeat.
+    ///
+    /// # Errors
+    /// When the engine cannot be asked.
+    fn missing<'a>(&'a self, _agent: &'a Agent) -> BoxFuture<'a, Result<Vec<Problem>, EngineError>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
 
     /// Whom the session's files belong to on the host, and how users are mapped.
     ///

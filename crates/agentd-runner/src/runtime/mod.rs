@@ -12,6 +12,9 @@ pub mod users;
 use agentd_config::RuntimeKind;
 use engine::Engine;
 use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::sync::Arc;
 
 /// The kinds of runtimes of one daemon.
@@ -43,5 +46,30 @@ impl Runtimes {
     /// All of them.
     pub fn all(&self) -> impl Iterator<Item = (&'static str, &Arc<dyn Engine>)> {
         self.engines.iter().map(|(name, engine)| (*name, engine))
+    }
+}
+
+/// The first directory on the way to `path` that others cannot walk through.
+#[must_use]
+pub fn closed_above(path: &Path) -> Option<&Path> {
+    path.ancestors()
+        .skip(1)
+        .find(|dir| fs::metadata(dir).is_ok_and(|metadata| metadata.permissions().mode() & 0o001 == 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_closed_directory_on_the_way_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let inner = dir.path().join("inner");
+        fs::create_dir(&inner).unwrap();
+        fs::set_permissions(&inner, fs::Permissions::from_mode(0o711)).unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        assert_eq!(closed_above(&inner.join("file")), Some(dir.path()));
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o711)).unwrap();
+        assert_ne!(closed_above(&inner.join("file")), Some(dir.path()));
     }
 }

@@ -7,6 +7,7 @@
 //! A root daemon's agents have to be able to walk to their homes and run directories: the state directory and what is
 //! between it and them need mode 0711 (which lets nobody list them), and so does everything above it.
 
+use super::closed_above;
 use super::engine::{
     BoxFuture, Built, Engine, EngineError, Environment, Inside, Owner, Problem, Program, Users,
 };
@@ -99,7 +100,8 @@ impl Engine for Process {
             );
         }
         if self.is_root()
-            && let Some(dir) = closed_to_others(&self.state.join("homes"))
+            // What is in it is made as it has to be when a daemon starts.
+            && let Some(dir) = closed_above(&self.state)
         {
             add(
                 "runtime",
@@ -251,10 +253,4 @@ fn may(path: &Path, users: &Users, wanted: u32) -> bool {
         mode
     };
     granted & wanted == wanted
-}
-
-fn closed_to_others(path: &Path) -> Option<&Path> {
-    path.ancestors()
-        .skip(1)
-        .find(|dir| fs::metadata(dir).is_ok_and(|metadata| metadata.permissions().mode() & 0o001 == 0))
 }

@@ -270,6 +270,11 @@ impl Driver {
                     self.inner.point("running");
                 }
             }
+            // The engine cleans up for longer than others should have to wait for the news.
+            What::ContainerEnded if self.info.phase == SessionPhase::Running => {
+                let exited_wall_ms = Some(record.wall_ms);
+                self.change(SessionEvent::TearDown { exited_wall_ms }).await?;
+            }
             What::Exited(mut exited) => {
                 tail.started = true;
                 if let Some(why) = &mut exited.start_error {

@@ -5,6 +5,7 @@ use super::state::{self, StateDirs};
 use super::tree::{self, Budget, Found, Usage};
 use crate::runtime::engine::{Inside, Users};
 use agentd_config::Agent;
+use agentd_config::parse::is_reserved;
 use agentd_protocol::SessionId;
 use rustix::fs::{self as rfs, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -147,15 +148,6 @@ pub fn check_quota(home: &Path, agent: &Agent) -> Result<(), StepError> {
         "the home {shown} of {} {too_much}; remove something from it, or raise home_quota in the agent's configuration",
         agent.name
     )))
-}
-
-/// True for variables that agentd sets itself; an agent's configuration does not change them.
-#[must_use]
-pub fn is_reserved(variable: &str) -> bool {
-    const OWN: [&str; 5] = ["AGENT_NAME", "HOME", "USER", "LOGNAME", "CREDENTIALS_DIRECTORY"];
-    OWN.contains(&variable)
-        || variable.starts_with("AGENTD_")
-        || XDG.iter().any(|(name, _)| *name == variable)
 }
 
 /// Who and where the agent is, as its variables.

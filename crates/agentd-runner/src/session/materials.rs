@@ -36,40 +36,66 @@ pub enum Placement {
 /// # Errors
 /// When something is not there, or cannot be read, or is no directory where it must be one.
 pub fn collect(agent: &Agent) -> Result<Materials, StepError> {
+    let (materials, problems) = examine(agent);
+    match problems.into_iter().next() {
+        Some((_, error)) => Err(error),
+        None => Ok(materials),
+    }
+}
+
+/// The same, with all that is in the way instead of the first of it: the key that it is about, and what it is.
+#[must_use]
+pub fn examine(agent: &Agent) -> (Materials, Vec<(&'static str, StepError)>) {
     let mut materials = Materials::default();
+    let mut problems = Vec::new();
     for (key, paths) in [("context", &agent.context), ("skills", &agent.skills)] {
         if paths.len() > MATERIALS_MAX {
-            return Err(StepError::declaration(format!(
+            let error = StepError::declaration(format!(
                 "agent {} declares more than {MATERIALS_MAX} paths in {key}; name a directory that has them all",
                 agent.name
-            )));
+            ));
+            problems.push((key, error));
+            return (materials, problems);
         }
     }
     for path in &agent.context {
-        let (place, kind) = find(agent, "context", path)?;
-        let name = unique(&materials.context, path, "context", kind);
-        materials.context.insert(name, place);
+        match find(agent, "context", path) {
+            Ok((place, kind)) => {
+                let name = unique(&materials.context, path, "context", kind);
+                materials.context.insert(name, place);
+            }
+            Err(error) => problems.push(("context", error)),
+        }
     }
     for path in &agent.skills {
-        let (place, kind) = find(agent, "skills", path)?;
-        if kind != FileType::Directory {
-            return Err(StepError::declaration(format!(
-                "skills of agent {}: {} is not a directory; a skill is one, with a SKILL.md in it",
-                agent.name,
-                path.display()
-            )));
+        match find_skill(agent, path) {
+            Ok(place) => {
+                if !place.join("SKILL.md").is_file() {
+                    materials.warnings.push(format!(
+                        "skills of agent {}: there is no SKILL.md in {}; most harnesses pass it over",
+                        agent.name,
+                        path.display()
+                    ));
+                }
+                let name = unique(&materials.skills, path, "skill", FileType::Directory);
+                materials.skills.insert(name, place);
+            }
+            Err(error) => problems.push(("skills", error)),
         }
-        if !place.join("SKILL.md").is_file() {
-            materials.warnings.push(format!(
-                "skills of agent {}: there is no SKILL.md in {}; most harnesses pass it over",
-                agent.name,
-                path.display()
-            ));
-        }
-        let name = unique(&materials.skills, path, "skill", kind);
-        materials.skills.insert(name, place);
     }
-    Ok(materials)
+    (materials, problems)
+}
+
+fn find_skill(agent: &Agent, path: &Path) -> Result<PathBuf, StepError> {
+    let (place, kind) = find(agent, "skills", path)?;
+    if kind != FileType::Directory {
+        return Err(StepError::declaration(format!(
+            "skills of agent {}: {} is not a directory; a skill is one, with a SKILL.md in it",
+            agent.name,
+            path.display()
+        )));
+    }
+    Ok(place)
 }
 
 /// Where a declared path leads, and what is there.

@@ -132,6 +132,25 @@ fn too_large(source: &str) -> StepError {
     ))
 }
 
+/// Reads and compiles what `prompt_file` names, without rendering it: what that takes is known when a session begins.
+///
+/// # Errors
+/// When it cannot be read, or is no template, or has what no prompt can have.
+pub fn check_file(agent: &Agent) -> Result<(), StepError> {
+    let Some(file) = &agent.prompt_file else {
+        return Ok(());
+    };
+    let source = format!("the prompt of agent {} in {}", agent.name, file.display());
+    let template = read_template(file, &source)?;
+    if let Err(why) = agentd_config::parse::check_template(&template) {
+        return Err(StepError::declaration(format!("{source}: {why}")));
+    }
+    if template.contains('\0') {
+        return Err(StepError::declaration(format!("{source} has a zero byte in it")));
+    }
+    Ok(())
+}
+
 fn read_template(path: &Path, source: &str) -> Result<String, StepError> {
     let unreadable = |error: io::Error| StepError::declaration(format!("{source} cannot be read: {error}"));
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;

@@ -91,6 +91,11 @@ impl SecretStore {
             return Ok(Vec::new());
         };
         let found = Found::at(CWD, &state::c_path(&path)).map_err(StepError::io("look at", &self.dir))?;
+        if found.kind != FileType::Directory {
+            return Err(StepError::machine(format!(
+                "the secret store {shown} is not a directory"
+            )));
+        }
         if found.mode & 0o002 != 0 {
             return Err(StepError::machine(format!(
                 "every user may write to the secret store {shown}; chmod 700 {shown}"
@@ -169,6 +174,22 @@ impl SecretStore {
             warnings,
         })
     }
+
+    /// Reads what a credential names, which must be what it is declared to be.
+    ///
+    /// # Errors
+    /// As [`SecretStore::read`]; and when it is to be a variable that cannot hold it.
+    pub fn read_for(&self, credential: &Credential) -> Result<ReadSecret, StepError> {
+        let name = &credential.name;
+        let read = self.read(name)?;
+        if credential.env.is_some() && read.secret.expose().contains(&0) {
+            return Err(StepError::declaration(format!(
+                "the secret {name} has a zero byte in it, which no variable can hold; declare it without env, it \
+                 is a file then"
+            )));
+        }
+        Ok(read)
+    }
 }
 
 /// Reads until the buffer is full or nothing more comes.
@@ -243,16 +264,11 @@ fn write(
     };
     let dir = state::make(path, 0o700, None)?;
     let mut written: Vec<&str> = Vec::new();
-    for Credential { name, env } in credentials {
+    for credential in credentials {
+        let Credential { name, env } = credential;
+        let ReadSecret { secret, warnings } = store.read_for(credential)?;
         // The same secret may be asked for again, for a second variable.
         if !written.contains(&name.as_str()) {
-            let ReadSecret { secret, warnings } = store.read(name)?;
-            if env.is_some() && secret.expose().contains(&0) {
-                return Err(StepError::declaration(format!(
-                    "the secret {name} has a zero byte in it, which no variable can hold; declare it without env, it \
-                     is a file then"
-                )));
-            }
             state::write_new(dir.as_fd(), path, name, secret.expose(), 0o400, Some(owner))?;
             delivered.warnings.extend(warnings);
             written.push(name);

@@ -2,8 +2,9 @@
 
 use super::support::{OTHER, Place, agent, is_root, ourselves, owner_and_mode, session, users};
 use agentd_config::Credential;
+use agentd_config::parse::is_reserved;
 use agentd_runner::runtime::engine::Inside;
-use agentd_runner::session::home::{Whose, check_quota, environment, is_reserved, prepare, sizes};
+use agentd_runner::session::home::{Whose, check_quota, environment, prepare, sizes};
 use agentd_runner::session::materials::{Placement, collect, put_up};
 use proptest::prelude::*;
 use std::fs;

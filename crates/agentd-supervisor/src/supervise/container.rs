@@ -273,6 +273,10 @@ impl Container<'_> {
                     log_is_open = false;
                     self.read_oom_kills();
                     self.shared.doing().0 = Doing::TearingDown;
+                    // Without its monitor a container has no output either, and may go on.
+                    if self.init.is_none_or(|init| !init.is_alive()) {
+                        self.shared.record(What::ContainerEnded, Durability::Kernel);
+                    }
                     if step == Step::No {
                         // The container has ended; what is left is the monitor's.
                         (step, due) = (Step::InitKilled, Some(Instant::now() + CLEAN_UP_MAX));

@@ -90,6 +90,7 @@ impl Shared {
             What::Intent { .. }
             | What::Started { .. }
             | What::Stopping { .. }
+            | What::ContainerEnded
             | What::End { .. }
             | What::Unknown => {}
         }

@@ -14,42 +14,13 @@
 )]
 
 mod daemon;
+mod measure;
 mod peer;
 mod workloads;
 
-use serde_json::{Map, Value, json};
-use std::fs::File;
-use std::io::{Seek, Write};
-use std::path::Path;
+use measure::brief;
+use serde_json::{Map, json};
 use std::time::Instant;
-
-/// Percentiles of a duration, in microseconds.
-pub(crate) fn percentiles(histogram: &hdrhistogram::Histogram<u64>) -> Value {
-    let us = |quantile: f64| histogram.value_at_quantile(quantile) as f64 / 1000.0;
-    json!({ "count": histogram.len(), "p50_us": us(0.50), "p95_us": us(0.95), "p99_us": us(0.99), "max_us": us(1.0) })
-}
-
-pub(crate) fn histogram() -> hdrhistogram::Histogram<u64> {
-    hdrhistogram::Histogram::new_with_bounds(1, 600_000_000_000, 3).unwrap()
-}
-
-/// How long the disk under `folder` takes to make 16 KiB durable.
-pub(crate) fn fsync_probe(folder: &Path) -> hdrhistogram::Histogram<u64> {
-    let path = folder.join("probe");
-    let mut file = File::create(&path).unwrap();
-    file.write_all(&vec![0; 4 << 20]).unwrap();
-    file.sync_all().unwrap();
-    let mut times = histogram();
-    for n in 0..200u64 {
-        file.seek(std::io::SeekFrom::Start((n % 256) * 16_384)).unwrap();
-        file.write_all(&[n as u8; 16_384]).unwrap();
-        let begun = Instant::now();
-        nix::unistd::fdatasync(&file).unwrap();
-        times.saturating_record(begun.elapsed().as_nanos() as u64);
-    }
-    std::fs::remove_file(path).unwrap();
-    times
-}
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -84,16 +55,4 @@ fn main() {
         "{:#}",
         json!({ "agentd": env!("CARGO_PKG_VERSION"), "cores": cores, "quick": quick, "workloads": report })
     );
-}
-
-fn brief(result: &Value) -> String {
-    let shown = result
-        .as_object()
-        .into_iter()
-        .flatten()
-        .filter(|(_, value)| value.is_number());
-    shown
-        .map(|(name, value)| format!("{name}={value}"))
-        .collect::<Vec<_>>()
-        .join("  ")
 }

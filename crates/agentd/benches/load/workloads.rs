@@ -1,8 +1,8 @@
 //! What is measured.
 
 use crate::daemon::Daemon;
+use crate::measure::{fsync_probe, histogram, percentiles};
 use crate::peer::{Peer, complete_line, leased};
-use crate::{fsync_probe, histogram, percentiles};
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 use std::cell::Cell;

@@ -4,6 +4,7 @@ use super::Global;
 use crate::console::Console;
 use crate::failure::{Exit, Failure};
 use crate::settings::{Environment, Settings};
+use agentd_runner::runtime::closed_above;
 use clap::Args;
 use serde_json::json;
 use std::fs::DirBuilder;
@@ -31,9 +32,11 @@ pub(crate) struct InitArgs {
 
 /// What a file is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Machine {
+struct Machine<'a> {
     podman: bool,
     gvisor: bool,
+    /// The directory above agentd's own that keeps a root daemon's agents, who are users of their own, from it.
+    closed: Option<&'a Path>,
 }
 
 impl InitArgs {
@@ -55,6 +58,7 @@ impl InitArgs {
         let machine = Machine {
             podman: environment.program("podman").is_some(),
             gvisor: environment.program("runsc").is_some(),
+            closed: closed_above(&home).filter(|_| environment.uid == 0),
         };
         if path.starts_with(&home) {
             DirBuilder::new()
@@ -74,6 +78,13 @@ impl InitArgs {
         } else {
             format!("agentd --config {}", path.display())
         };
+        if let Some(dir) = machine.closed {
+            console.status(&format!(
+                "no agent is declared yet: root's agents have users of their own, who may not walk through {} to their homes; \
+                 `chmod o+x {0}` lets them, or keep agentd's state elsewhere, as with AGENTD_HOME=/var/lib/agentd",
+                dir.display()
+            ));
+        }
         console.status(&format!(
             "next: `{agentd} check` validates it, `agentd doctor` says what this machine can run; edit the file, and start the \
              daemon with `{agentd}`"
@@ -107,7 +118,28 @@ fn write(path: &Path, text: &str, force: bool) -> Result<(), Failure> {
     }
 }
 
-fn content(machine: Machine) -> String {
+/// An agent that works wherever agents can be processes; where they cannot, it is to be filled in like the other.
+fn hello(machine: Machine<'_>) -> String {
+    let table = "[[agents]]\nname = \"hello\"\nruntime = \"process\"\nharness = \"custom\"\n\
+                 command = [\"echo\"]                      # the prompt comes after it\n\
+                 prompt = \"Hello from a session of agentd.\"\ntimeout = \"1m\"";
+    match machine.closed {
+        None => format!("# Does no harm: it prints its prompt.\n{table}"),
+        Some(dir) => {
+            let dir = dir.display();
+            let commented: Vec<String> = table.lines().map(|line| format!("# {line}")).collect();
+            format!(
+                "# Does no harm: it prints its prompt. But root's agents have users of their own, who may not walk through\n\
+                 # {dir}\n\
+                 # to their homes, unless `chmod o+x` lets them, or agentd's state is elsewhere (AGENTD_HOME=/var/lib/agentd).\n{}",
+                commented.join("\n")
+            )
+        }
+    }
+}
+
+fn content(machine: Machine<'_>) -> String {
+    let hello = hello(machine);
     let runtime = if machine.podman {
         "# Podman is installed here: agents can have containers of their own."
     } else {
@@ -153,14 +185,7 @@ fn content(machine: Machine) -> String {
 # transcript_limit = "32MiB"            # one transcript: its first and its last half are kept
 # podman = ["podman"]
 
-# Does no harm: it prints its prompt.
-[[agents]]
-name = "hello"
-runtime = "process"
-harness = "custom"
-command = ["echo"]                      # the prompt comes after it
-prompt = "Hello from a session of agentd."
-timeout = "1m"
+{hello}
 
 # One that does something: take the first # of each line away, and fill it in.
 # [[agents]]
@@ -220,19 +245,25 @@ mod tests {
     fn what_is_written_is_read_as_it_stands_and_with_all_of_it_filled_in() {
         for podman in [false, true] {
             for gvisor in [false, true] {
-                let text = content(Machine { podman, gvisor });
-                assert!(text.lines().all(|line| line.chars().count() <= 130), "{text}");
-                let config = read(&text);
-                assert_eq!(config.agents.len(), 1);
-                assert_eq!(config.daemon, agentd_config::DaemonConfig::default());
-                let config = read(&uncommented(&text));
-                assert_eq!(config.agents.len(), 2);
-                let reviewer = &config.agents[1];
-                assert_eq!(reviewer.name, "reviewer");
-                assert_eq!(reviewer.runtime == agentd_config::RuntimeKind::Podman, podman);
-                assert_eq!(reviewer.env.len(), 1);
-                // What it shows as defaults are the defaults.
-                assert_eq!(config.daemon.max_sessions, Some(16));
+                for closed in [None, Some(Path::new("/root"))] {
+                    let text = content(Machine {
+                        podman,
+                        gvisor,
+                        closed,
+                    });
+                    assert!(text.lines().all(|line| line.chars().count() <= 130), "{text}");
+                    let config = read(&text);
+                    assert_eq!(config.agents.len(), usize::from(closed.is_none()));
+                    assert_eq!(config.daemon, agentd_config::DaemonConfig::default());
+                    let config = read(&uncommented(&text));
+                    assert_eq!(config.agents.len(), 2);
+                    let reviewer = &config.agents[1];
+                    assert_eq!(reviewer.name, "reviewer");
+                    assert_eq!(reviewer.runtime == agentd_config::RuntimeKind::Podman, podman);
+                    assert_eq!(reviewer.env.len(), 1);
+                    // What it shows as defaults are the defaults.
+                    assert_eq!(config.daemon.max_sessions, Some(16));
+                }
             }
         }
     }

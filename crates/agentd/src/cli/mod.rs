@@ -20,9 +20,9 @@ mod task;
 mod values;
 mod worker;
 
-use crate::console::{ColorChoice, Console};
+use crate::console::{ColorChoice, Console, Tone, one_line};
 use crate::failure::{Exit, Failure};
-use crate::settings::{Environment, Flags, Settings};
+use crate::settings::{Environment, Flags, Settings, SettingsError};
 use agentd_client::Client;
 use agentd_protocol::Method;
 use agentd_protocol::requests::NoParams;
@@ -125,13 +125,48 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    /// Finds out the settings, and says what is odd about them.
+    /// Finds out the settings.
     ///
     /// # Errors
     /// When they cannot be used.
     pub(crate) fn new(flags: &Flags, environment: Environment, console: Console) -> Result<Self, Failure> {
-        let settings =
-            Settings::load(flags, &environment).map_err(|error| Failure::config(error.to_string()))?;
+        Self::of(Settings::load(flags, &environment), environment, console)
+    }
+
+    /// The same for a command that needs nothing but the daemon's socket, and does without `agentd.toml` when that
+    /// cannot be used.
+    ///
+    /// # Errors
+    /// When other settings cannot be used.
+    pub(crate) fn for_client(
+        flags: &Flags,
+        environment: Environment,
+        console: Console,
+    ) -> Result<Self, Failure> {
+        let context = Self::of(
+            Settings::load_for_client(flags, &environment),
+            environment,
+            console,
+        )?;
+        if let Some((first, _)) = &context.settings.unusable {
+            let text = format!(
+                "going on without the configuration, which cannot be used: {}; the daemon is looked for at {}, `agentd check` \
+                 says more",
+                one_line(first),
+                context.settings.socket.display()
+            );
+            let text = context.console.toned_status(Tone::Bad, &text);
+            context.console.status(&text);
+        }
+        Ok(context)
+    }
+
+    fn of(
+        settings: Result<Settings, SettingsError>,
+        environment: Environment,
+        console: Console,
+    ) -> Result<Self, Failure> {
+        let settings = settings.map_err(|error| Failure::config(error.to_string()))?;
         Ok(Self {
             settings,
             environment,
@@ -186,6 +221,15 @@ impl Command {
         matches!(
             self,
             Self::Daemon(_) | Self::Run(_) | Self::Worker(_) | Self::Task(task::TaskCommand::Run(_))
+        )
+    }
+
+    /// True for commands that need more of the settings than the socket: they work on the daemon's files, or run
+    /// programs as the configuration says. (`run` needs more only when it has to be the daemon itself.)
+    pub(crate) fn needs_config(&self) -> bool {
+        matches!(
+            self,
+            Self::Daemon(_) | Self::Worker(_) | Self::Db(_) | Self::Task(task::TaskCommand::Run(_))
         )
     }
 

@@ -17,6 +17,7 @@ use agentd_store::sqlite::{OpenError, Opened, SqliteStore};
 use agentd_store::{Store, StoreOptions};
 use process::Signals;
 use sd_notify::NotifyState;
+use std::path::Path;
 use std::sync::Arc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -44,6 +45,7 @@ pub(crate) async fn run(context: &Context) -> Result<Exit, Failure> {
         socket = %settings.socket.display(),
         database = %settings.database.display(),
         env_file = %settings.env_file.display(),
+        config = %settings.config_path.as_deref().unwrap_or(Path::new("none")).display(),
         schema = instance.opened.schema_version,
         last_seq = instance.opened.last_seq,
         created = instance.opened.created,
@@ -114,6 +116,9 @@ impl Instance {
     /// What is in the way, and what to do about it. Nothing was changed then.
     pub(crate) async fn start(context: &Context) -> Result<Self, StartError> {
         let settings = &context.settings;
+        if let Some((_, all)) = &settings.unusable {
+            return Err(StartError::Other(Failure::config(all.clone())));
+        }
         // The claim comes first: a second daemon is to find out before it touches the database.
         let claim = Claim::take(&settings.socket)?;
         let (store, opened) = open_store(settings)?;

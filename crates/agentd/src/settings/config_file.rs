@@ -1,7 +1,7 @@
 //! Where `agentd.toml` is, and whether it may be trusted.
 
 use agentd_config::file::FileError;
-use agentd_config::{Config, ConfigError};
+use agentd_config::{Config, ConfigError, DaemonConfig};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -25,12 +25,14 @@ pub(crate) struct ConfigSource {
 }
 
 /// What was found.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct ConfigFile {
     /// The file, if there is one.
     pub(crate) path: Option<PathBuf>,
     pub(crate) config: Arc<Config>,
     pub(crate) warnings: Vec<String>,
+    /// What keeps it from being used; only with [`ConfigSource::find_for_client`].
+    pub(crate) unusable: Option<SettingsError>,
 }
 
 /// Settings that cannot be used.
@@ -47,6 +49,26 @@ impl std::fmt::Display for SettingsError {
         match self {
             Self::Config(error) => error.fmt(f),
             Self::Said(sentence) => f.write_str(sentence),
+        }
+    }
+}
+
+impl SettingsError {
+    /// The first of what is wrong, in a line.
+    pub(crate) fn first(&self) -> String {
+        match self {
+            Self::Config(ConfigError::Invalid(mistakes)) => {
+                let first = mistakes
+                    .list()
+                    .first()
+                    .map(ToString::to_string)
+                    .unwrap_or_default();
+                match mistakes.list().len() {
+                    0 | 1 => first,
+                    count => format!("{first} (and {} more)", count - 1),
+                }
+            }
+            other => other.to_string(),
         }
     }
 }
@@ -94,6 +116,50 @@ impl ConfigSource {
         Ok(ConfigFile::default())
     }
 
+    /// The same for those who need no more of it than where the daemon's socket is: a file that says what cannot be
+    /// meant, or that may not be trusted, does not keep them from talking to the daemon.
+    ///
+    /// # Errors
+    /// When the user named a file that cannot be read.
+    pub(super) fn find_for_client(&self) -> Result<ConfigFile, SettingsError> {
+        let error = match self.find() {
+            Ok(found) => return Ok(found),
+            Err(error @ SettingsError::Config(ConfigError::Read { .. })) if self.asked_for.is_some() => {
+                return Err(error);
+            }
+            Err(error) => error,
+        };
+        let socket = match &error {
+            SettingsError::Config(ConfigError::Invalid(mistakes)) => mistakes
+                .socket()
+                .filter(|_| {
+                    mistakes
+                        .list()
+                        .first()
+                        .is_some_and(|first| self.trusts(&first.path))
+                })
+                .map(Path::to_owned),
+            _ => None,
+        };
+        let daemon = DaemonConfig {
+            socket,
+            ..DaemonConfig::default()
+        };
+        Ok(ConfigFile {
+            config: Arc::new(Config {
+                daemon,
+                ..Config::default()
+            }),
+            unusable: Some(error),
+            ..ConfigFile::default()
+        })
+    }
+
+    fn trusts(&self, path: &Path) -> bool {
+        let metadata = path.metadata();
+        metadata.is_ok_and(|metadata| trusted(path, metadata.uid(), metadata.mode(), self.uid).is_ok())
+    }
+
     fn read(&self, path: &Path) -> Result<ConfigFile, SettingsError> {
         let (config, metadata) =
             agentd_config::load(path, self.user_home.as_deref()).map_err(SettingsError::Config)?;
@@ -102,6 +168,7 @@ impl ConfigSource {
             path: Some(path.to_owned()),
             config: Arc::new(config),
             warnings: warning.into_iter().collect(),
+            unusable: None,
         })
     }
 }

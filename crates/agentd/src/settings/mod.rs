@@ -7,12 +7,14 @@ mod config_file;
 mod env_file;
 mod environment;
 
+use config_file::ConfigFile;
 pub(crate) use config_file::{ConfigSource, SettingsError};
 pub(crate) use environment::Environment;
 
 use agentd_config::Config;
 use agentd_protocol::limits;
 use agentd_protocol::results::Role;
+use agentd_runner::runtime::users::ID_RANGE_START_DEFAULT;
 use env_file::EnvFile;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
@@ -53,8 +55,6 @@ const SETUP_TIMEOUT_DEFAULT: Duration = Duration::from_secs(120);
 const SESSION_RETENTION_DEFAULT: Duration = Duration::from_secs(30 * SECS_PER_DAY);
 const TRANSCRIPT_QUOTA_BYTES_DEFAULT: u64 = 4 << 30;
 const TRANSCRIPT_BYTES_DEFAULT: u64 = 32 << 20;
-/// Far above what user databases give out, and below what would be negative in a signed number.
-const ID_RANGE_START_DEFAULT: u32 = 0x7000_0000;
 
 /// What the command line overrides.
 #[derive(Clone, Debug, Default)]
@@ -122,6 +122,9 @@ pub(crate) struct Settings {
     pub(crate) id_range_start: u32,
     /// What should be said, but does not keep anybody from going on.
     pub(crate) warnings: Vec<String>,
+    /// What is wrong with `agentd.toml`. No daemon runs on such settings; a client may use them, since they name the
+    /// socket. Its first part in a line, and all of it.
+    pub(crate) unusable: Option<(String, String)>,
 }
 
 impl Settings {
@@ -130,7 +133,15 @@ impl Settings {
     /// # Errors
     /// Which setting cannot be used, and why.
     pub(crate) fn load(flags: &Flags, environment: &Environment) -> Result<Self, SettingsError> {
-        Sources::read(flags, environment)?.settings(flags)
+        Sources::read(flags, environment)?.settings(flags, ConfigSource::find)
+    }
+
+    /// The same for whoever needs nothing but the daemon's socket: see [`Settings::unusable`].
+    ///
+    /// # Errors
+    /// Which setting cannot be used, and why; not when it is one of `agentd.toml`.
+    pub(crate) fn load_for_client(flags: &Flags, environment: &Environment) -> Result<Self, SettingsError> {
+        Sources::read(flags, environment)?.settings(flags, ConfigSource::find_for_client)
     }
 
     /// Where `agentd.toml` is looked for, and the home directory, whatever the file says.
@@ -299,10 +310,14 @@ impl<'a> Sources<'a> {
         Ok(names)
     }
 
-    fn settings(&self, flags: &Flags) -> Result<Settings, SettingsError> {
+    fn settings(
+        &self,
+        flags: &Flags,
+        find: impl Fn(&ConfigSource) -> Result<ConfigFile, SettingsError>,
+    ) -> Result<Settings, SettingsError> {
         let home = self.home(flags)?;
         let config_source = self.config_source(flags, &home)?;
-        let found = config_source.find()?;
+        let found = find(&config_source)?;
         let config = &found.config.daemon;
         let database = match (
             &flags.database_url,
@@ -421,6 +436,7 @@ impl<'a> Sources<'a> {
             transcript_bytes: config.transcript_bytes.unwrap_or(TRANSCRIPT_BYTES_DEFAULT),
             id_range_start: config.id_range_start.unwrap_or(ID_RANGE_START_DEFAULT),
             warnings,
+            unusable: found.unusable.map(|error| (error.first(), error.to_string())),
             home,
             env_file: self.env_file.clone(),
             config_path: found.path,

@@ -299,26 +299,31 @@ fn check_looks_at_files_and_directories() {
             "prompt_file",
             "not a template",
         ),
-        ("prompt_file = '~/good'", "error", "prompt_file", "not a file"),
+        (
+            "prompt_file = '~/good'",
+            "error",
+            "prompt_file",
+            "not an ordinary file",
+        ),
         (
             "context = ['/nonexistent/docs']",
             "error",
             "context",
-            "/nonexistent/docs cannot be used",
+            "/nonexistent/docs cannot be found",
         ),
         (
             "context = ['/dev/null']",
             "error",
             "context",
-            "neither a file nor a directory",
+            "neither a directory nor an ordinary file",
         ),
         ("skills = ['~/bare']", "warning", "skills", "no SKILL.md"),
-        ("skills = ['~/p.txt']", "error", "skills", "is a file"),
+        ("skills = ['~/p.txt']", "error", "skills", "is not a directory"),
         (
             "workspace = '/nonexistent/repo'",
             "error",
             "workspace",
-            "/nonexistent/repo cannot be used",
+            "/nonexistent/repo of agent a cannot be found",
         ),
         ("workspace = '~/p.txt'", "error", "workspace", "not a directory"),
     ] {
@@ -365,13 +370,14 @@ fn check_looks_at_the_workspace() {
     let dir = env.path("w");
     fs::create_dir(&dir).unwrap();
     let is_root = nix::unistd::geteuid().is_root();
-    // For an ordinary user its own directory is fine; for root that is what must be said.
+    // An ordinary user's own directory is fine. Root's agents are users of their own, who may not write there.
     if is_root {
         let (level, key, message) = problem(&env, "workspace = '~/w'");
         assert_eq!((level.as_str(), key.as_str()), ("error", "workspace"));
-        assert!(message.contains("allow_root_workspace"), "{message}");
+        assert!(message.contains("may not write it"), "{message}");
     }
-    let allowed = "workspace = '~/w'\nallow_root_workspace = true\n";
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).unwrap();
+    let allowed = "workspace = '~/w'\n";
     env.write(".agentd/agentd.toml", &agent(allowed));
     assert_eq!(check(&env, &[])["problems"], json!([]));
     let worktree = format!("{allowed}workspace_mode = 'worktree'");
@@ -424,9 +430,177 @@ fn check_looks_at_credentials_and_shows_none() {
     fs::create_dir(&token).unwrap();
     let found = problems(&check(&env, &[]));
     assert!(
-        found.iter().any(|(.., message)| message.contains("not a file")),
+        found
+            .iter()
+            .any(|(.., message)| message.contains("not an ordinary file")),
         "{found:?}"
     );
+}
+
+/// A Podman that says of itself what the test wants, and has one image.
+fn fake_podman(env: &TestEnvironment, info: &str) {
+    let script = format!(
+        "#!/bin/sh\ncase \"$1 $2 $3\" in\n'info '*) cat <<'END'\n{info}\nEND\n;;\n'network ls '*) echo lab ;;\n\
+         'image exists localhost/there:1') ;;\n'image exists '*) exit 1 ;;\n*) echo \"$*\" >&2; exit 125 ;;\nesac\n"
+    );
+    let path = env.write("bin/fake-podman", &script);
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+const PODMAN_INFO: &str = r#"{"host": {"cgroupVersion": "v2", "cgroupControllers": ["cpu", "memory", "pids"],
+"idMappings": {"uidmap": [{"size": 65536}]}, "ociRuntime": {"name": "runc"}, "security": {"rootless": false}},
+"version": {"Version": "5.0.0"}}"#;
+
+#[test]
+fn check_asks_the_runtimes_what_a_session_would_be_told() {
+    let env = TestEnvironment::new();
+    let program = env.path("bin/fake-podman");
+    let declared = |more: &str| {
+        let program = program.display();
+        env.write(
+            ".agentd/agentd.toml",
+            &format!(
+                "[daemon]\npodman = [\"{program}\"]\n[[agents]]\nname = 'a'\nimage = 'localhost/there:1'\ncommand = \
+                 ['x']\n{more}\n"
+            ),
+        );
+        problems(&check(&env, &[]))
+    };
+    fake_podman(&env, PODMAN_INFO);
+    assert_eq!(declared(""), []);
+    for (more, level, key, part) in [
+        ("network = 'none-such'", "error", "network", "network create"),
+        ("oci_runtime = '/none/such'", "error", "oci_runtime", "no program"),
+        (
+            "oci_runtime = 'none-such'",
+            "warning",
+            "oci_runtime",
+            "containers.conf",
+        ),
+    ] {
+        let found = declared(more);
+        let [(found_level, agent, found_key, message)] = &found[..] else {
+            panic!("{more}: {found:?}")
+        };
+        assert_eq!(
+            (found_level.as_str(), agent.as_str(), found_key.as_str()),
+            (level, "a", key)
+        );
+        assert!(message.contains(part), "{more}: {message}");
+    }
+    // Two agents without their image: each is told.
+    let other = "[[agents]]\nname = 'b'\nimage = 'localhost/gone:1'\ncommand = ['x']\n[[agents]]\nname = 'c'\nimage = \
+                 'localhost/gone:1'\ncommand = ['x']";
+    let found = declared(other);
+    let agents: Vec<_> = found
+        .iter()
+        .map(|(level, agent, key, _)| (level.as_str(), agent.as_str(), key.as_str()))
+        .collect();
+    assert_eq!(agents, [("error", "b", "image"), ("error", "c", "image")]);
+    assert!(found[0].3.contains("localhost/gone:1"), "{found:?}");
+    // One that cannot be used is told once.
+    fake_podman(&env, "nonsense");
+    let found = declared(other);
+    let [(level, agent, key, message)] = &found[..] else {
+        panic!("{found:?}")
+    };
+    assert_eq!(
+        (level.as_str(), agent.as_str(), key.as_str()),
+        ("error", "", "daemon.podman")
+    );
+    assert!(message.contains("cannot be used"), "{message}");
+}
+
+// ---- a file that cannot be used
+
+#[test]
+fn clients_go_on_without_a_configuration_that_cannot_be_used() {
+    let env = TestEnvironment::new();
+    let path = env.write(".agentd/agentd.toml", &agent(""));
+    let mut daemon = env.daemon();
+    let ready = daemon.wait_log("ready");
+    assert!(ready.contains(path.to_str().unwrap()), "{ready}");
+    let broken = agent("tiemout = '1h'\nnonsense = 1");
+    env.write(".agentd/agentd.toml", &broken);
+    assert_eq!(env.json(&["health"])["status"], "ok");
+    let said = env.run(&["health"]);
+    assert!(said.status.success(), "{}", shown(&said));
+    let warning = String::from_utf8(said.stderr).unwrap();
+    assert!(
+        warning.contains(&format!("{}:5:1", path.display()))
+            && warning.contains("tiemout")
+            && warning.contains("and 1 more"),
+        "{warning}"
+    );
+    env.ok(&["task", "list"]);
+    // What runs goes on as it was; by request and by signal.
+    let refused = env.run(&["reload"]);
+    let text = shown(&refused);
+    assert!(!refused.status.success(), "{text}");
+    assert!(
+        text.contains("tiemout") && text.contains("nothing was changed"),
+        "{text}"
+    );
+    daemon.signal(nix::sys::signal::Signal::SIGHUP);
+    let line = daemon.wait_log("stays as it was");
+    assert!(line.contains("tiemout"), "{line}");
+    let agents = env.json(&["agents"]);
+    assert_eq!(agents["agents"][0]["name"], "a", "{agents}");
+    // What needs more than the socket refuses.
+    for args in [&["check"][..], &["daemon"], &["worker"], &["db", "check"]] {
+        let said = env.run(args);
+        assert_eq!(said.status.code(), Some(78), "{args:?}: {}", shown(&said));
+    }
+    daemon.stop();
+    let said = env.fails(78, &["run", "a"]);
+    assert!(said.contains("tiemout"), "{said}");
+    assert!(!env.socket().exists());
+}
+
+#[test]
+fn a_configuration_that_cannot_be_used_still_names_the_socket() {
+    let env = TestEnvironment::new();
+    let named = env.write(
+        "elsewhere/a.toml",
+        "[daemon]\nsocket = 's.sock'\nmax_sessions = 'many'\n",
+    );
+    let there = env.path("elsewhere/s.sock");
+    let daemon = env.daemon_with(&["--socket", there.to_str().unwrap()]);
+    let args = ["--config", named.to_str().unwrap(), "--json", "health"];
+    assert!(env.ok(&args).contains("\"ok\""));
+    // Somebody else could send clients anywhere: nothing of it is believed.
+    fs::set_permissions(&named, fs::Permissions::from_mode(0o606)).unwrap();
+    let said = env.fails(69, &args);
+    assert!(said.contains(env.socket().to_str().unwrap()), "{said}");
+    // One that is not even TOML.
+    fs::set_permissions(&named, fs::Permissions::from_mode(0o600)).unwrap();
+    env.write("elsewhere/a.toml", "[daemon\n");
+    env.fails(69, &args);
+    env.ok(&[&["--socket", there.to_str().unwrap()], &args[..]].concat());
+    daemon.stop();
+}
+
+#[test]
+fn init_declares_no_agent_where_agents_could_not_run() {
+    if !nix::unistd::geteuid().is_root() {
+        // An ordinary user's agents are that user.
+        return;
+    }
+    let env = TestEnvironment::new();
+    fs::set_permissions(env.home(), fs::Permissions::from_mode(0o700)).unwrap();
+    let output = env.run(&["init"]);
+    assert!(output.status.success(), "{}", shown(&output));
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("chmod o+x"),
+        "{}",
+        shown(&output)
+    );
+    let report = check(&env, &[]);
+    assert_eq!((&report["agents"], &report["problems"]), (&json!([]), &json!([])));
+    // And when one is declared all the same, it is said.
+    env.write(".agentd/agentd.toml", &agent(""));
+    let found = problems(&check(&env, &[]));
+    assert!(found[0].3.contains("may not walk through"), "{found:?}");
 }
 
 // ---- doctor

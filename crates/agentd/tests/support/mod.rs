@@ -30,10 +30,15 @@ pub(crate) struct TestEnvironment {
 
 impl TestEnvironment {
     pub(crate) fn new() -> Self {
+        Self::below(&std::env::temp_dir())
+    }
+
+    /// The same in a directory of the caller's choice: temporary ones may be memory.
+    pub(crate) fn below(dir: &Path) -> Self {
         // The path of a socket has 107 bytes at most, and some temporary directories are long already.
         let dir = tempfile::Builder::new()
             .prefix("ad")
-            .tempdir()
+            .tempdir_in(dir)
             .expect("a temporary directory");
         fs::create_dir(dir.path().join("h")).expect("a home");
         Self {

@@ -1,14 +1,24 @@
 //! What cannot work, said before anything is started.
 
 use super::{GVISOR_PIDS_MIN, Podman, RUN_DIR, SECRETS_DIR, arguments};
+use crate::runtime::closed_above;
 use crate::runtime::engine::{EngineError, Problem};
 use agentd_config::{Agent, Network};
-use std::fs::{self, File};
-use std::os::unix::fs::PermissionsExt;
+use std::fs::File;
 use std::path::{Component, Path};
 
 /// The most of an image's name.
 const IMAGE_BYTES_MAX: usize = 512;
+
+/// Where the engine looks for what runs its containers, besides `PATH`.
+const OCI_RUNTIME_DIRS: [&str; 6] = [
+    "/usr/bin",
+    "/usr/sbin",
+    "/usr/local/bin",
+    "/usr/local/sbin",
+    "/sbin",
+    "/bin",
+];
 
 struct Problems(Vec<Problem>);
 
@@ -38,6 +48,7 @@ pub(super) fn check(podman: &Podman, agent: &Agent) -> Vec<Problem> {
     workdir(agent, &mut problems);
     paths(agent, &mut problems);
     gvisor(podman, agent, &mut problems);
+    oci_runtime(podman, agent, &mut problems);
     engine(podman, agent, &mut problems);
     problems.0
 }
@@ -139,12 +150,14 @@ fn gvisor(podman: &Podman, agent: &Agent, problems: &mut Problems) {
     }
     // Its file server has given up root's rights when it opens what is mounted.
     let ours = [
-        ("oci_runtime", &podman.init),
-        ("oci_runtime", &podman.settings.mounts),
+        Some(("oci_runtime", podman.init.as_path())),
+        // It and what it lies in are made as they have to be when a daemon starts.
+        (podman.settings.mounts.parent()).map(|dir| ("oci_runtime", dir)),
     ];
-    let theirs = agent.context.iter().map(|path| ("context", path));
-    let theirs = theirs.chain(agent.skills.iter().map(|path| ("skills", path)));
-    for (key, path) in ours.into_iter().chain(theirs) {
+    let ours = ours.into_iter().flatten();
+    let theirs = agent.context.iter().map(|path| ("context", path.as_path()));
+    let theirs = theirs.chain(agent.skills.iter().map(|path| ("skills", path.as_path())));
+    for (key, path) in ours.chain(theirs) {
         if let Some(dir) = closed_above(path) {
             problems.fatal(
                 key,
@@ -158,13 +171,62 @@ fn gvisor(podman: &Podman, agent: &Agent, problems: &mut Problems) {
     }
 }
 
-fn engine(podman: &Podman, agent: &Agent, problems: &mut Problems) {
-    let facts = match podman.facts() {
-        Ok(facts) => facts,
-        Err(why) => {
-            return problems.fatal("runtime", format!("{} cannot be used: {why}", podman.program()));
-        }
+/// One that is not gVisor: the engine finds it by rules of its own, too.
+fn oci_runtime(podman: &Podman, agent: &Agent, problems: &mut Problems) {
+    let Some(name) = agent
+        .oci_runtime
+        .as_deref()
+        .filter(|name| !super::is_gvisor(name))
+    else {
+        return;
     };
+    if podman.program_named(name, &OCI_RUNTIME_DIRS).is_some() {
+        return;
+    }
+    if name.starts_with('/') {
+        problems.fatal("oci_runtime", format!("{name} is no program that can be run"));
+    } else {
+        problems.note(
+            "oci_runtime",
+            format!("{name} is in none of the usual places: sessions begin only if containers.conf says where it is"),
+        );
+    }
+}
+
+/// What the engine does not have, and would have to fetch: sessions fetch nothing.
+pub(super) async fn missing(podman: &Podman, agent: &Agent) -> Result<Vec<Problem>, EngineError> {
+    let mut problems = Problems(Vec::new());
+    if let Some(name) = agent.image.as_deref().filter(|name| is_image_name(name)) {
+        let called = podman.called(&["image", "exists", name]).await?;
+        match called.status.code() {
+            Some(0) => {}
+            Some(1) => problems.fatal(
+                "image",
+                format!(
+                    "there is no image {name} here, and sessions fetch none: `{program} pull {name}` fetches it, \
+                     `agentd image build DIRECTORY {name}` makes it of a directory, `{program} images` lists what there \
+                     is",
+                    program = podman.program()
+                ),
+            ),
+            _ => {
+                called.success(&format!("{} image exists", podman.program()))?;
+            }
+        }
+    }
+    Ok(problems.0)
+}
+
+fn engine(podman: &Podman, agent: &Agent, problems: &mut Problems) {
+    let Ok(facts) = podman.facts() else { return };
+    let runs = agent.oci_runtime.as_deref().unwrap_or(&facts.oci_runtime);
+    if facts.hybrid_cgroups && Path::new(runs).file_name().is_some_and(|name| name == "crun") {
+        problems.note(
+            "oci_runtime",
+            "crun refuses this kernel's hybrid control groups as a rule: say oci_runtime = \"runc\"; `agentd doctor` says \
+             more",
+        );
+    }
     if !facts.subordinate_ids {
         problems.fatal(
             "runtime",
@@ -208,13 +270,6 @@ fn can_make_tunnels() -> bool {
         .write(true)
         .open("/dev/net/tun")
         .is_ok()
-}
-
-/// The first directory on the way to `path` that others cannot walk through.
-pub(super) fn closed_above(path: &Path) -> Option<&Path> {
-    path.ancestors()
-        .skip(1)
-        .find(|dir| fs::metadata(dir).is_ok_and(|metadata| metadata.permissions().mode() & 0o001 == 0))
 }
 
 #[cfg(test)]
@@ -262,17 +317,5 @@ mod tests {
         ] {
             assert!(!is_taken(Path::new(free)), "{free}");
         }
-    }
-
-    #[test]
-    fn a_closed_directory_on_the_way_is_found() {
-        let dir = tempfile::tempdir().unwrap();
-        let inner = dir.path().join("inner");
-        fs::create_dir(&inner).unwrap();
-        fs::set_permissions(&inner, fs::Permissions::from_mode(0o711)).unwrap();
-        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
-        assert_eq!(closed_above(&inner.join("file")), Some(dir.path()));
-        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o711)).unwrap();
-        assert_ne!(closed_above(&inner.join("file")), Some(dir.path()));
     }
 }

@@ -16,6 +16,8 @@ pub struct Facts {
     pub limits: BTreeSet<String>,
     /// What runs its containers: `runc`, `crun`.
     pub oci_runtime: String,
+    /// The kernel has control groups of version 1 with a version 2 beside them. Not said by the engine.
+    pub hybrid_cgroups: bool,
     /// Its networks.
     pub networks: BTreeSet<String>,
 }
@@ -85,6 +87,7 @@ impl Facts {
             subordinate_ids: !rootless || ids > u64::from(crate::runtime::users::AGENT_ID),
             limits,
             oci_runtime: host.oci_runtime.name,
+            hybrid_cgroups: false,
             networks: networks.lines().map(str::to_owned).collect(),
         })
     }

@@ -150,7 +150,7 @@ impl Podman {
     /// Finds out what the engine is and can do on this machine. Worth doing again after a change of configuration.
     ///
     /// # Errors
-    /// When it cannot be used; `check` says the same from then on.
+    /// When it cannot be used.
     pub async fn probe(&self) -> Result<Facts, EngineError> {
         let facts = self.look().await;
         let kept = facts.as_ref().map(Clone::clone).map_err(ToString::to_string);
@@ -165,9 +165,13 @@ impl Podman {
     async fn look(&self) -> Result<Facts, EngineError> {
         let info = self.call(&["info", "--format", "json"]).await?;
         let networks = self.call(&["network", "ls", "--format", "{{.Name}}"]).await?;
-        Facts::parse(&info, &networks).map_err(|error| EngineError::Failed {
+        let facts = Facts::parse(&info, &networks).map_err(|error| EngineError::Failed {
             program: self.program().into(),
             message: format!("what `info` wrote cannot be understood: {error}"),
+        })?;
+        Ok(Facts {
+            hybrid_cgroups: Path::new("/sys/fs/cgroup/unified").is_dir(),
+            ..facts
         })
     }
 
@@ -208,9 +212,13 @@ impl Podman {
             .collect()
     }
 
-    async fn call(&self, arguments: &[&str]) -> Result<String, EngineError> {
+    async fn called(&self, arguments: &[&str]) -> Result<call::Called, EngineError> {
         let line = self.line(&[], arguments);
-        let called = call::call(&line, &self.settings.environment, self.settings.call_timeout).await?;
+        call::call(&line, &self.settings.environment, self.settings.call_timeout).await
+    }
+
+    async fn call(&self, arguments: &[&str]) -> Result<String, EngineError> {
+        let called = self.called(arguments).await?;
         called.success(&format!(
             "{} {}",
             self.program(),
@@ -218,19 +226,24 @@ impl Podman {
         ))
     }
 
+    /// Where a program is: at its own path, or in `PATH`, or in one of these directories.
+    fn program_named(&self, name: &str, also: &[&str]) -> Option<PathBuf> {
+        if name.starts_with('/') {
+            return Some(PathBuf::from(name)).filter(|path| is_program(path));
+        }
+        let path = self.settings.environment.get("PATH").map_or("", |path| path);
+        std::env::split_paths(path)
+            .chain(also.iter().map(PathBuf::from))
+            .map(|dir| dir.join(name))
+            .find(|path| is_program(path))
+    }
+
     /// gVisor's program, when the agent asks for gVisor.
     fn gvisor(&self, agent: &Agent) -> Result<Option<Gvisor>, EngineError> {
         let Some(name) = agent.oci_runtime.as_deref().filter(|name| is_gvisor(name)) else {
             return Ok(None);
         };
-        let found = if name.starts_with('/') {
-            Some(PathBuf::from(name)).filter(|path| is_program(path))
-        } else {
-            let path = self.settings.environment.get("PATH").map_or("", |path| path);
-            std::env::split_paths(path)
-                .map(|dir| dir.join(name))
-                .find(|path| is_program(path))
-        };
+        let found = self.program_named(name, &[]);
         match found.and_then(|path| path.into_os_string().into_string().ok()) {
             Some(program) => Ok(Some(Gvisor { program })),
             None => Err(EngineError::Refused(format!(
@@ -278,6 +291,10 @@ impl Engine for Podman {
 
     fn check(&self, agent: &Agent) -> Vec<Problem> {
         check::check(self, agent)
+    }
+
+    fn missing<'a>(&'a self, agent: &'a Agent) -> BoxFuture<'a, Result<Vec<Problem>, EngineError>> {
+        Box::pin(check::missing(self, agent))
     }
 
     fn users(

@@ -1,75 +1,53 @@
-//! What one agent's declaration names on this machine: files, directories, a repository, credentials.
+//! What one agent's declaration names on this machine: files, directories, a repository, credentials. Looked at with the
+//! eyes of a session's set-up, so that the two cannot disagree.
 
 use super::Finding;
 use crate::settings::{Environment, Settings};
-use agentd_config::file::{FileError, read_text};
-use agentd_config::parse::check_template;
 use agentd_config::{Agent, RuntimeKind, WorkspaceMode};
-use agentd_protocol::limits::PROMPT_BYTES_MAX;
-use nix::unistd::{AccessFlags, access};
-use std::fs::File;
-use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use agentd_runner::runtime::engine::Engine;
+use agentd_runner::runtime::users::home_number;
+use agentd_runner::session::secrets::SecretStore;
+use agentd_runner::session::{materials, mission, workspace};
+use std::os::unix::fs::MetadataExt;
 
-/// The longest secret, in bytes.
-const SECRET_BYTES_MAX: usize = 64 * 1024;
-/// A shorter value would be found everywhere, so that it cannot be kept out of transcripts.
-const REDACTED_BYTES_MIN: usize = 8;
-
-pub(super) fn examine(settings: &Settings, environment: &Environment, agent: &Agent) -> Vec<Finding> {
+pub(super) fn examine(
+    settings: &Settings,
+    environment: &Environment,
+    engine: Option<&dyn Engine>,
+    agent: &Agent,
+) -> Vec<Finding> {
     let mut findings = Vec::new();
     program(&mut findings, environment, agent);
-    prompt(&mut findings, agent);
-    for (key, paths) in [("context", &agent.context), ("skills", &agent.skills)] {
-        for path in paths {
-            readable(&mut findings, key, path);
-        }
+    if let Err(error) = mission::check_file(agent) {
+        findings.push(Finding::error("prompt_file", error.to_string()));
     }
-    for skill in agent.skills.iter().filter(|skill| skill.is_dir()) {
-        if !skill.join("SKILL.md").is_file() {
-            let message = format!(
-                "there is no SKILL.md in {}; most harnesses pass it over",
-                skill.display()
-            );
-            findings.push(Finding::warning("skills", message));
-        }
-    }
-    for skill in agent.skills.iter().filter(|skill| skill.is_file()) {
-        let message = format!(
-            "{} is a file; a skill is a directory with a SKILL.md in it",
-            skill.display()
-        );
-        findings.push(Finding::error("skills", message));
-    }
-    workspace(&mut findings, environment, agent);
-    for credential in &agent.credentials {
-        credential_of(&mut findings, &settings.secret_dir, &credential.name);
-    }
+    let (found, problems) = materials::examine(agent);
+    findings.extend(
+        problems
+            .into_iter()
+            .map(|(key, error)| Finding::error(key, error.to_string())),
+    );
+    findings.extend(
+        found
+            .warnings
+            .into_iter()
+            .map(|warning| Finding::warning("skills", warning)),
+    );
+    workspace(&mut findings, settings, environment, engine, agent);
+    credentials(&mut findings, settings, agent);
     findings
 }
 
 /// The secret store as a whole.
-pub(super) fn store(secret_dir: &Path) -> Option<Finding> {
-    let metadata = secret_dir.metadata().ok()?;
-    let shown = secret_dir.display();
+pub(super) fn store(settings: &Settings) -> Vec<Finding> {
     let key = "daemon.secret_dir";
-    if !metadata.is_dir() {
-        return Some(Finding::error(key, format!("{shown} is not a directory")));
+    match SecretStore::new(settings.secret_dir.clone()).check() {
+        Ok(warnings) => warnings
+            .into_iter()
+            .map(|warning| Finding::warning(key, warning))
+            .collect(),
+        Err(error) => vec![Finding::error(key, error.to_string())],
     }
-    let by = match metadata.mode() & 0o022 {
-        0 => return None,
-        0o020 => "its group",
-        _ => "everybody",
-    };
-    let message = format!(
-        "{shown} can be written by {by}, who could choose what agents are given; `chmod 700 {shown}`"
-    );
-    Some(if metadata.mode() & 0o002 != 0 {
-        Finding::error(key, message)
-    } else {
-        Finding::warning(key, message)
-    })
 }
 
 /// In a container it is the image that has the program.
@@ -87,140 +65,61 @@ fn program(findings: &mut Vec<Finding>, environment: &Environment, agent: &Agent
     }
 }
 
-fn prompt(findings: &mut Vec<Finding>, agent: &Agent) {
-    let Some(path) = &agent.prompt_file else { return };
-    let shown = path.display();
-    let key = "prompt_file";
-    match read_text(path, PROMPT_BYTES_MAX as u64) {
-        Err(error) => findings.push(Finding::error(key, format!("{shown} cannot be read: {error}"))),
-        Ok((text, _)) => {
-            if let Err(why) = check_template(&text) {
-                findings.push(Finding::error(key, format!("{shown}: {why}")));
-            }
-            if text.contains('\0') {
-                findings.push(Finding::error(key, format!("{shown} has a NUL character in it")));
-            }
-        }
-    }
-}
-
-/// Context and skills may be files or directories.
-fn readable(findings: &mut Vec<Finding>, key: &'static str, path: &Path) -> bool {
-    let shown = path.display();
-    let message = match path.metadata() {
-        Err(error) => format!("{shown} cannot be used: {error}"),
-        Ok(metadata) => {
-            let needed = if metadata.is_dir() {
-                AccessFlags::R_OK | AccessFlags::X_OK
-            } else {
-                AccessFlags::R_OK
-            };
-            match access(path, needed) {
-                Ok(()) if metadata.is_dir() || metadata.is_file() => return true,
-                Ok(()) => format!("{shown} is neither a file nor a directory"),
-                Err(error) => format!("{shown} cannot be read by this user: {}", error.desc()),
-            }
-        }
-    };
-    findings.push(Finding::error(key, message));
-    false
-}
-
-fn workspace(findings: &mut Vec<Finding>, environment: &Environment, agent: &Agent) {
-    let Some(path) = &agent.workspace else { return };
+fn workspace(
+    findings: &mut Vec<Finding>,
+    settings: &Settings,
+    environment: &Environment,
+    engine: Option<&dyn Engine>,
+    agent: &Agent,
+) {
     let key = "workspace";
-    let shown = path.display();
-    if !readable(findings, key, path) {
-        return;
-    }
-    let Ok(metadata) = path.metadata() else { return };
-    if !metadata.is_dir() {
-        findings.push(Finding::error(key, format!("{shown} is not a directory")));
-        return;
-    }
-    let is_root = environment.uid == 0;
-    if is_root && metadata.uid() == 0 && !agent.allow_root_workspace {
-        let message = format!(
-            "{shown} belongs to root: an agent that writes there acts as root does; give it to the user that the agent is to \
-             act as (`chown -R USER {shown}`), or say allow_root_workspace = true"
-        );
-        findings.push(Finding::error(key, message));
-    }
-    if !is_root && let Err(error) = access(path, AccessFlags::W_OK) {
-        let message = format!("{shown} cannot be written by this user: {}", error.desc());
-        findings.push(Finding::error(key, message));
+    let owner = match workspace::find(agent) {
+        Ok(Some(owner)) => owner,
+        Ok(None) => return,
+        Err(error) => return findings.push(Finding::error(key, error.to_string())),
+    };
+    if let Some(engine) = engine {
+        // A home that is not there yet has no number. What comes of any other is the same, but for its user's id.
+        let number = number_of(settings, agent).unwrap_or(0);
+        if let Err(error) = engine.users(agent, number, Some(&owner)) {
+            findings.push(Finding::error(key, error.to_string()));
+        }
     }
     if agent.workspace_mode == WorkspaceMode::Worktree {
+        let key = "workspace_mode";
+        let path = &owner.path;
         if !path.ancestors().any(|dir| dir.join(".git").exists()) {
+            let shown = path.display();
             let message = format!(
                 "workspace_mode = \"worktree\", and {shown} is in no git repository; `git init {shown}` makes one"
             );
-            findings.push(Finding::error("workspace_mode", message));
+            findings.push(Finding::error(key, message));
         }
         if environment.program("git").is_none() {
             let message = "workspace_mode = \"worktree\", and git is not installed; `apt-get install git`";
-            findings.push(Finding::error("workspace_mode", message));
-        }
-    }
-}
-
-/// Only the value's length is of interest, and nothing of the value is said.
-fn credential_of(findings: &mut Vec<Finding>, secret_dir: &Path, name: &str) {
-    let key = "credentials";
-    let path = secret_dir.join(name);
-    let shown = path.display();
-    let length = match length(&path) {
-        Ok((length, mode)) => {
-            if mode & 0o044 != 0 {
-                let message = format!("others can read the secret {shown}; `chmod 600 {shown}`");
-                findings.push(Finding::warning(key, message));
-            }
-            length
-        }
-        Err(FileError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
-            let dir = secret_dir.display();
-            let message = format!(
-                "there is no secret {name}; make it: `install -d -m 700 {dir} && (umask 077 && cat > {shown})`, then type the \
-                 value and press Ctrl-D"
-            );
             findings.push(Finding::error(key, message));
-            return;
         }
-        Err(error) => {
-            findings.push(Finding::error(
-                key,
-                format!("the secret {shown} cannot be read: {error}"),
-            ));
-            return;
-        }
-    };
-    if length < REDACTED_BYTES_MIN {
-        let message = format!(
-            "the secret {name} has {length} bytes; what is shorter than {REDACTED_BYTES_MIN} cannot be kept out of transcripts"
-        );
-        findings.push(Finding::warning(key, message));
     }
 }
 
-/// How many bytes a secret's value has, without the newlines at its end, and the file's mode.
-fn length(path: &Path) -> Result<(usize, u32), FileError> {
-    let nonblock = nix::fcntl::OFlag::O_NONBLOCK.bits();
-    let file = File::options().read(true).custom_flags(nonblock).open(path)?;
-    let metadata = file.metadata()?;
-    if !metadata.is_file() {
-        return Err(FileError::NotAFile);
+/// The number of the agent's home, as far as the home tells.
+fn number_of(settings: &Settings, agent: &Agent) -> Option<u32> {
+    let home = settings.home.join("homes").join(agent.home_name(0));
+    home_number(settings.id_range_start, home.metadata().ok()?.uid())
+}
+
+/// They are read, and nothing of them is said.
+fn credentials(findings: &mut Vec<Finding>, settings: &Settings, agent: &Agent) {
+    let key = "credentials";
+    let store = SecretStore::new(settings.secret_dir.clone());
+    for credential in &agent.credentials {
+        match store.read_for(credential) {
+            Ok(read) => findings.extend(
+                read.warnings
+                    .into_iter()
+                    .map(|warning| Finding::warning(key, warning)),
+            ),
+            Err(error) => findings.push(Finding::error(key, error.to_string())),
+        }
     }
-    let mut value = Vec::with_capacity(SECRET_BYTES_MAX + 1);
-    file.take(SECRET_BYTES_MAX as u64 + 1).read_to_end(&mut value)?;
-    if value.len() > SECRET_BYTES_MAX {
-        return Err(FileError::TooLong {
-            bytes_max: SECRET_BYTES_MAX as u64,
-        });
-    }
-    let newlines = value
-        .iter()
-        .rev()
-        .take_while(|byte| b"\r\n".contains(byte))
-        .count();
-    Ok((value.len() - newlines, metadata.mode()))
 }

@@ -4,22 +4,25 @@ mod agent;
 
 use super::Global;
 use crate::console::{Console, Field, Tone, one_line};
+use crate::daemon::sessions;
 use crate::failure::{Exit, Failure};
 use crate::settings::{Environment, Flags, Settings, SettingsError};
 use agentd_config::duration::shown as shown_duration;
 use agentd_config::size::shown as shown_size;
 use agentd_config::{Agent, ConfigError, RuntimeKind};
+use agentd_runner::runtime::Runtimes;
 use agentd_runner::runtime::engine::Problem;
 use clap::Args;
 use serde::Serialize;
 use serde_json::{Value, json};
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 /// Validate agentd.toml and all that it names, and start nothing
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Looks at the settings and at each agent: files and directories that it names, its workspace's owner, its credentials in the \
-secret store, and what its runtime can do here. Ends with 0 when sessions can begin, with 78 when something keeps them from it.
+secret store, and what its runtime can do here; Podman is asked what it is and which images it has. Ends with 0 when sessions can begin, with 78 when something keeps them from it.
 
 Examples:
   agentd check
@@ -97,7 +100,7 @@ impl Finding {
 }
 
 impl CheckArgs {
-    pub(crate) fn run(
+    pub(crate) async fn run(
         self,
         global: &Global,
         environment: &Environment,
@@ -106,7 +109,7 @@ impl CheckArgs {
         let flags = super::daemon::flags(global, None);
         let (path, settings, findings) = match Settings::load(&flags, environment) {
             Ok(settings) => {
-                let findings = examine(&settings, environment);
+                let findings = examine(&settings, environment).await;
                 (settings.config_path.clone(), Some(settings), findings)
             }
             Err(error) => (named(&flags, environment), None, unusable(&error)),
@@ -136,17 +139,33 @@ fn unusable(error: &SettingsError) -> Vec<Finding> {
     mistakes.list().iter().map(finding).collect()
 }
 
-fn examine(settings: &Settings, environment: &Environment) -> Vec<Finding> {
+async fn examine(settings: &Settings, environment: &Environment) -> Vec<Finding> {
     let mut findings: Vec<Finding> = settings
         .warnings
         .iter()
         .map(|warning| Finding::warning("", warning))
         .collect();
-    findings.extend(daemon(settings, environment));
+    findings.extend(daemon(settings));
+    let runtimes = match sessions::runtimes(settings, environment, "check", None) {
+        Ok(runtimes) => runtimes,
+        Err(error) => {
+            findings.push(Finding::error("", error.to_string()));
+            return findings;
+        }
+    };
+    let mut engines = Engines {
+        runtimes: &runtimes,
+        usable: BTreeMap::new(),
+        asked: HashMap::new(),
+    };
     for agent in &settings.config.agents {
-        let found = agent::examine(settings, environment, agent);
+        findings.extend(engines.get_ready(settings, environment, agent.runtime).await);
+        let engine = engines.runtimes.get(agent.runtime).map(|engine| &**engine);
+        let found = agent::examine(settings, environment, engine, agent);
         findings.extend(found.into_iter().map(|finding| finding.of(agent)));
-        let problems = runtime_problems(settings, agent).into_iter();
+        let problems = engine.map(|engine| engine.check(agent)).unwrap_or_default();
+        let missing = engines.missing(agent).await;
+        let problems = problems.into_iter().chain(missing);
         findings.extend(problems.map(|problem| {
             let level = if problem.fatal {
                 Level::Error
@@ -163,25 +182,75 @@ fn examine(settings: &Settings, environment: &Environment) -> Vec<Finding> {
     findings
 }
 
-/// What the agent's runtime has to say about its declaration, without starting anything.
-fn runtime_problems(_settings: &Settings, _agent: &Agent) -> Vec<Problem> {
-    Vec::new()
+/// The runtimes, each asked once about itself and about each image.
+struct Engines<'a> {
+    runtimes: &'a Runtimes,
+    usable: BTreeMap<&'static str, bool>,
+    asked: HashMap<(&'static str, Option<String>), Vec<Problem>>,
+}
+
+impl Engines<'_> {
+    /// Lets a runtime look at the machine, and gives what keeps all sessions from it.
+    async fn get_ready(
+        &mut self,
+        settings: &Settings,
+        environment: &Environment,
+        kind: RuntimeKind,
+    ) -> Option<Finding> {
+        if self.usable.contains_key(kind.as_str()) {
+            return None;
+        }
+        let key = format!("daemon.{}", kind.as_str());
+        let program = settings.podman.first().map_or("podman", String::as_str);
+        let finding = match self.runtimes.get(kind) {
+            None => Some(Finding::error(key, "this agentd does not have it")),
+            Some(_) if kind == RuntimeKind::Podman && environment.program(program).is_none() => {
+                let message = format!(
+                    "{program} is not installed, and agents have runtime = \"podman\"; `agentd doctor` says more"
+                );
+                Some(Finding::error(key, message))
+            }
+            Some(engine) => engine.ready().await.err().map(|error| {
+                Finding::error(
+                    key,
+                    format!("it cannot be used: {error}; `agentd doctor` says more"),
+                )
+            }),
+        };
+        self.usable.insert(kind.as_str(), finding.is_none());
+        finding
+    }
+
+    async fn missing(&mut self, agent: &Agent) -> Vec<Problem> {
+        let kind = agent.runtime.as_str();
+        let Some(engine) = self.runtimes.get(agent.runtime) else {
+            return Vec::new();
+        };
+        if self.usable.get(kind) != Some(&true) {
+            return Vec::new();
+        }
+        let what = (kind, agent.image.clone());
+        if let Some(known) = self.asked.get(&what) {
+            return known.clone();
+        }
+        let problems = engine.missing(agent).await.unwrap_or_else(|error| {
+            vec![Problem {
+                key: "runtime",
+                message: error.to_string(),
+                fatal: true,
+            }]
+        });
+        self.asked.insert(what, problems.clone());
+        problems
+    }
 }
 
 /// The daemon's own settings, as far as nobody has looked at them yet.
-fn daemon(settings: &Settings, environment: &Environment) -> Vec<Finding> {
+fn daemon(settings: &Settings) -> Vec<Finding> {
     let mut findings = Vec::new();
     if settings.config_path.is_none() {
         let message = "there is no agentd.toml, so that no agents are declared; `agentd init` writes one";
         findings.push(Finding::warning("", message));
-    }
-    let uses_podman = |agent: &Agent| agent.runtime == RuntimeKind::Podman;
-    let program = settings.podman.first().map_or("podman", String::as_str);
-    if settings.config.agents.iter().any(uses_podman) && environment.program(program).is_none() {
-        let message = format!(
-            "{program} is not installed, and agents have runtime = \"podman\"; `agentd doctor` says more"
-        );
-        findings.push(Finding::error("daemon.podman", message));
     }
     for (key, names) in [
         ("daemon.operators", &settings.operators),
@@ -195,7 +264,7 @@ fn daemon(settings: &Settings, environment: &Environment) -> Vec<Finding> {
             )
         }));
     }
-    findings.extend(agent::store(&settings.secret_dir));
+    findings.extend(agent::store(settings));
     findings
 }
 
