@@ -3,7 +3,7 @@
 //! ```text
 //!   Fresh, Node ─▶ set up ─▶ start ─▶ follow ─┐
 //!   Follow (found after a restart) ─▶ follow ─┼─▶ take down ─▶ the node's end ─▶ ENDED
-//!   Finish, Lost (found too late) ────────────┘
+//!   Finish (nothing to follow) ───────────────┘
 //!   Rebuild ─▶ what is there is removed ─▶ QUEUED again
 //!   GiveBack ─▶ what is there is removed, the node is released ─▶ ENDED
 //! ```
@@ -50,10 +50,8 @@ pub(super) enum Entry {
     Rebuild,
     /// A supervisor is at work.
     Follow,
-    /// The agent ended while no daemon was there.
+    /// Nothing is left that could be followed.
     Finish(Exited),
-    /// The supervisor ended without a word.
-    Lost(&'static str),
     /// There is no place, or nobody who knows the node's context.
     GiveBack,
     /// It was stopped before it began.
@@ -82,6 +80,8 @@ pub(super) struct Driver {
     dir: SessionDir,
     // Of the agent's output, once it has ended.
     output_bytes: u64,
+    // Its supervisor has said that nothing is left of it.
+    runtime_is_clear: bool,
     // A lease that is being extended, for as long as this is there.
     heart: Option<Heart>,
 }
@@ -104,6 +104,7 @@ impl Driver {
             stop,
             dir,
             output_bytes: 0,
+            runtime_is_clear: false,
             heart,
         }
     }
@@ -114,14 +115,15 @@ impl Driver {
     /// The store's failure: the session is then as the database says, and the next daemon goes on with it.
     pub(super) async fn run(mut self, entry: Entry) -> Result<(), StoreError> {
         let exited = match entry {
+            // Somebody asked for its end, and then agentd was killed.
+            Entry::Fresh if self.info.stop_requested.is_some() => {
+                let why = self.info.stop_requested.clone();
+                return self.end_queued(OutcomeReason::Cancelled, why).await;
+            }
             Entry::Fresh => self.execute(None).await?,
             Entry::Node(node) => self.execute(Some(*node)).await?,
             Entry::Follow => self.follow().await?,
             Entry::Finish(exited) => exited,
-            Entry::Lost(why) => Exited {
-                lost: Some(why.into()),
-                ..Exited::default()
-            },
             Entry::Rebuild => return self.rebuild().await,
             Entry::GiveBack => return self.give_back().await,
             Entry::Cancelled => {
@@ -240,8 +242,12 @@ impl Driver {
         drop(permit);
         Ok(match tail.exited {
             Some(exited) => exited,
-            None => Exited {
+            None if tail.begun => Exited {
                 lost: Some("its supervisor was killed, and the agent was ended".into()),
+                ..Exited::default()
+            },
+            None => Exited {
+                start_error: Some(teardown::ended_too_early(&self.dir).await),
                 ..Exited::default()
             },
         })
@@ -262,11 +268,15 @@ impl Driver {
     // Writes down what a record says, once.
     async fn take(&mut self, tail: &mut Tail, record: Record) -> Result<(), StoreError> {
         match record.what {
+            What::Intent { .. } => tail.begun = true,
             What::Started { .. } => {
                 tail.started = true;
                 if self.info.phase == SessionPhase::Starting {
                     self.inner.point("started");
-                    self.change(SessionEvent::Run).await?;
+                    self.change(SessionEvent::Run {
+                        started_wall_ms: Some(record.wall_ms),
+                    })
+                    .await?;
                     self.inner.point("running");
                 }
             }
@@ -291,6 +301,7 @@ impl Driver {
                 output_bytes,
             } => {
                 self.output_bytes = output_bytes;
+                self.runtime_is_clear = true;
                 if missing_bytes > 0 {
                     self.warn(&format!("{missing_bytes} bytes of its output were not kept"));
                 }
@@ -323,8 +334,14 @@ impl Driver {
             ..Evidence::default()
         };
         let begun = Instant::now();
-        let down = teardown::run(&self.inner, &self.info, &self.dir, &evidence).await;
-        self.inner.point("down");
+        let down = teardown::run(
+            &self.inner,
+            &self.info,
+            &self.dir,
+            &evidence,
+            self.runtime_is_clear,
+        )
+        .await;
         evidence.result = down.result;
         evidence.remarks = down.remarks;
         for warning in &evidence.remarks {
@@ -393,13 +410,19 @@ impl Driver {
         teardown::clear(&self.inner, &self.info, &self.dir).await;
         self.inner.point("cleared");
         self.change(SessionEvent::Requeue).await?;
+        self.inner.point("requeued");
         self.inner.requeue(&self.info);
         Ok(())
     }
 
     async fn give_back(mut self) -> Result<(), StoreError> {
         teardown::clear(&self.inner, &self.info, &self.dir).await;
-        if let Some(lease) = self.lease {
+        self.inner.point("cleared");
+        // Whoever stopped it does not want its node to begin again by itself: then it fails, below.
+        let stopped = self.info.stop_requested.clone();
+        if let Some(lease) = self.lease
+            && stopped.is_none()
+        {
             let release = Command::ReleaseNode(ReleaseNode {
                 task_id: lease.task_id,
                 node_id: lease.node_id,
@@ -411,13 +434,15 @@ impl Driver {
                 Ok(_) | Err(_) => self.heart = None,
             }
         }
+        self.inner.point("released");
         let why =
             "the node was given back before the agent began: agentd ended, or there was no place for it";
         if self.info.phase != SessionPhase::Queued {
             self.change(SessionEvent::TearDown { exited_wall_ms: None })
                 .await?;
         }
-        self.end_queued(OutcomeReason::Cancelled, Some(why.into())).await
+        let why = stopped.unwrap_or_else(|| why.into());
+        self.end_queued(OutcomeReason::Cancelled, Some(why)).await
     }
 
     async fn end_queued(&mut self, reason: OutcomeReason, message: Option<String>) -> Result<(), StoreError> {
@@ -518,6 +543,7 @@ impl Driver {
 
 #[derive(Default)]
 struct Tail {
+    begun: bool,
     started: bool,
     exited: Option<Exited>,
 }

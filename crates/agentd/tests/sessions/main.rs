@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
+mod crash_points;
+mod crash_scene;
 #[path = "../support/podman.rs"]
 mod podman;
 mod smoke;
