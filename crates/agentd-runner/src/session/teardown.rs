@@ -40,9 +40,9 @@ pub(super) async fn run(
 ) -> Down {
     let mut down = Down::default();
     let exited = &evidence.exited;
-    if !runtime_is_clear || exited.lost.is_some() || exited.start_error.is_some() || exited.survivors > 0 {
-        down.remarks.extend(clear_runtime(inner, info).await);
-    }
+    let left_over =
+        !runtime_is_clear || exited.lost.is_some() || exited.start_error.is_some() || exited.survivors > 0;
+    down.remarks.extend(clear_runtime(inner, info, left_over).await);
     let begun = exited.start_error.is_none();
     let well = begun && exited.code == Some(0) && exited.stop.is_none();
     let (inner, dir, id) = (Arc::clone(inner), dir.clone(), info.id);
@@ -111,7 +111,8 @@ pub(super) async fn ended_too_early(dir: &SessionDir) -> String {
     format!("start: its supervisor ended before the agent began: {said}")
 }
 
-async fn clear_runtime(inner: &Arc<Inner>, info: &SessionInfo) -> Option<String> {
+// Of a runtime in which nothing is left over only what was made ready for it is taken away.
+async fn clear_runtime(inner: &Arc<Inner>, info: &SessionInfo, left_over: bool) -> Option<String> {
     // Before its set-up it has none; every kind is asked then, for the declaration may have changed.
     let of_session = info
         .runtime
@@ -127,7 +128,11 @@ async fn clear_runtime(inner: &Arc<Inner>, info: &SessionInfo) -> Option<String>
             .collect(),
     };
     for engine in engines {
-        if let Err(error) = engine.clear(info.id).await {
+        let cleared = match left_over {
+            true => engine.clear(info.id).await,
+            false => engine.unprepare(info.id).await,
+        };
+        if let Err(error) = cleared {
             return Some(format!("something of it may still be there: {error}"));
         }
     }

@@ -127,7 +127,15 @@ impl Drop for Podman {
     fn drop(&mut self) {
         // Whatever a failed test has left.
         let _ = self.command(&["rm", "--force", "--all", "--time", "0"]).output();
-        let overlay = self.dir.join("root/overlay");
-        let _ = nix::mount::umount2(&overlay, nix::mount::MntFlags::MNT_DETACH);
+        // Its storage, and what a daemon that was killed has mounted.
+        let home = self.dir.parent().unwrap_or(&self.dir);
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let places = mounts
+            .lines()
+            .filter_map(|line| line.split(' ').nth(4))
+            .map(Path::new);
+        for place in places.filter(|place| place.starts_with(home)) {
+            let _ = nix::mount::umount2(place, nix::mount::MntFlags::MNT_DETACH);
+        }
     }
 }
