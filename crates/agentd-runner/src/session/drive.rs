@@ -24,10 +24,11 @@ use agentd_protocol::results::AcquiredNode;
 use agentd_protocol::{Json, OutcomeReason, SessionId, SessionInfo, SessionOutcome, SessionPhase};
 use agentd_store::session::{ChangeSession, SessionEvent, SessionLease, SessionNote};
 use agentd_store::{Command, Reply, StoreError};
-use agentd_supervisor::control::Control;
+use agentd_supervisor::control::{Control, ControlError};
 use agentd_supervisor::dir::SessionDir;
-use agentd_supervisor::follow::Follower;
+use agentd_supervisor::follow::{FollowError, Follower};
 use agentd_supervisor::record::{Exited, Record, What};
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -215,6 +216,7 @@ impl Driver {
         mut permit: Option<tokio::sync::SemaphorePermit<'_>>,
     ) -> Result<Exited, StoreError> {
         let mut tail = Tail::default();
+        let mut damaged = None;
         let mut follower = Follower::new(self.dir.clone(), 1);
         loop {
             tokio::select! {
@@ -226,6 +228,11 @@ impl Driver {
                         }
                     }
                     Ok(None) => break,
+                    Err(FollowError::Io(error)) if is_damaged(&error) => {
+                        tail.begun = true;
+                        damaged = Some(format!("its supervisor's records cannot be read: {error}"));
+                        break;
+                    }
                     Err(error) => {
                         // Suspended, say. Its lock is let go when it ends, and nothing else tells of that.
                         tracing::warn!(session = %self.info.id, %error, "its supervisor does not answer");
@@ -243,7 +250,7 @@ impl Driver {
         Ok(match tail.exited {
             Some(exited) => exited,
             None if tail.begun => Exited {
-                lost: Some("its supervisor was killed, and the agent was ended".into()),
+                lost: damaged.or_else(|| Some("its supervisor was killed, and the agent was ended".into())),
                 ..Exited::default()
             },
             None => Exited {
@@ -260,7 +267,17 @@ impl Driver {
             .or_else(declared)
             .unwrap_or(Agent::GRACE_PERIOD_DEFAULT);
         let asked = async { Control::connect(&self.dir).await?.stop(grace).await };
-        if let Err(error) = asked.await {
+        let dir = self.dir.clone();
+        let asked = match asked.await {
+            // There are no words that both know, but for a signal.
+            Err(ControlError::Version { .. }) => {
+                super::blocking(move || agentd_supervisor::spawn::terminate(&dir).map(|_| ()))
+                    .await
+                    .map_err(ControlError::from)
+            }
+            asked => asked,
+        };
+        if let Err(error) = asked {
             tracing::warn!(session = %self.info.id, %error, "its supervisor could not be asked for its end");
         }
     }
@@ -546,6 +563,12 @@ struct Tail {
     begun: bool,
     started: bool,
     exited: Option<Exited>,
+}
+
+// It will not be better the next time. Only when its supervisor is gone is the file looked at.
+fn is_damaged(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidData, IsADirectory, NotADirectory};
+    matches!(error.kind(), InvalidData | IsADirectory | NotADirectory)
 }
 
 // The next wish for the session's end.

@@ -192,6 +192,11 @@ async fn live(dir: &SessionDir, socket: UnixListener, versions: Versions) -> io:
     let redactor = secrets.redactor();
     let shared = Shared::new(session_id, recorder, redactor.clone(), transcript);
 
+    if versions.current > PROTOCOL_VERSION {
+        // As a newer one tells what this version has no word for.
+        shared.record(What::Unknown, Durability::Kernel);
+    }
+
     let over = watch::Sender::new(false);
     let listener = tokio::net::UnixListener::from_std(socket)?;
     let server = tokio::spawn(server::serve(

@@ -25,6 +25,14 @@ const SCRIPT: &str = r#"
     printf '{"of": "%s"}' "$1" > "$AGENTD_RUN_DIR/result.json"
     printf 'no newline at the end'"#;
 
+/// Says that it is there, and goes on when the test says so. Begun once more it ends at once.
+pub(crate) const WAITS: &str = r#"
+    (setsid sleep 1000 > /dev/null 2>&1 &)
+    [ -e "$HOME/again" ] && { echo again; exit 0; }
+    : > "$HOME/again"; echo ready
+    until [ -e "$AGENTD_RUN_DIR/go" ]; do sleep 0.02; done
+    echo after; exit 4"#;
+
 /// Whom a session is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum For {
@@ -169,6 +177,19 @@ impl Scene {
         let params = json!({ "agent": agent, "prompt": prompt });
         let queued = self.env.connect().call("RunAgent", params);
         queued["session_id"].as_str().unwrap().to_owned()
+    }
+
+    /// Lets an agent that [`WAITS`] go on.
+    pub(crate) fn go(&self, id: &str) {
+        fs::write(self.env.state().join("sessions").join(id).join("run/go"), "").unwrap();
+    }
+
+    /// Waits until an agent has printed something.
+    #[track_caller]
+    pub(crate) fn printed(&self, id: &str) {
+        let params = json!({ "session_id": id, "from_offset": 0, "wait_secs": 20 });
+        let page = self.env.connect().call("ReadTranscript", params);
+        assert_ne!(page["chunks"], json!([]), "{page}");
     }
 
     /// How often an agent with this prompt has begun, in the home of agent "a".
@@ -360,6 +381,17 @@ fn in_order(session: &Value, case: &str) {
         .filter_map(|name| session[*name].as_str())
         .collect();
     assert!(times.len() >= 4 && times.is_sorted(), "{case}: {session}");
+}
+
+/// The session's supervisor: it is started with the session's directory as its last argument.
+#[track_caller]
+pub(crate) fn supervisor(id: &str) -> i32 {
+    let mut found = processes_of(id).into_iter().filter(|pid| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let mut words = line.split(|&byte| byte == 0);
+        words.next() == Some(b"agentd") && words.next() == Some(b"__session")
+    });
+    found.next().expect("a supervisor")
 }
 
 /// The processes that name a session, in their arguments or in their environment.
