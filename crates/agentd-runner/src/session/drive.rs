@@ -21,7 +21,9 @@ use agentd_config::Agent;
 use agentd_protocol::journal::action;
 use agentd_protocol::requests::{CompleteNode, FailNode, HeartbeatNode, ReleaseNode};
 use agentd_protocol::results::AcquiredNode;
-use agentd_protocol::{Json, OutcomeReason, SessionId, SessionInfo, SessionOutcome, SessionPhase};
+use agentd_protocol::{
+    Json, OutcomeReason, SessionId, SessionInfo, SessionOutcome, SessionPhase, TriggerKind,
+};
 use agentd_store::session::{ChangeSession, SessionEvent, SessionLease, SessionNote};
 use agentd_store::{Command, Reply, StoreError};
 use agentd_supervisor::control::{Control, ControlError};
@@ -123,7 +125,17 @@ impl Driver {
             }
             Entry::Fresh => self.execute(None).await?,
             Entry::Node(node) => self.execute(Some(*node)).await?,
-            Entry::Follow => self.follow().await?,
+            Entry::Follow => match self.follow_holding(None).await? {
+                Some(exited) => exited,
+                // What had looked like its supervisor was not one. Nobody has begun the agent, or will.
+                None if self.info.phase == SessionPhase::Starting => {
+                    return match self.info.trigger.kind {
+                        TriggerKind::Node => self.give_back().await,
+                        _ => self.rebuild().await,
+                    };
+                }
+                None => self.not_begun().await,
+            },
             Entry::Finish(exited) => exited,
             Entry::Rebuild => return self.rebuild().await,
             Entry::GiveBack => return self.give_back().await,
@@ -203,18 +215,25 @@ impl Driver {
         if let Err(error) = spawned {
             return Ok(refused(format!("start: {error}")));
         }
-        self.follow_holding(permit.ok()).await
+        Ok(match self.follow_holding(permit.ok()).await? {
+            Some(exited) => exited,
+            None => self.not_begun().await,
+        })
     }
 
-    async fn follow(&mut self) -> Result<Exited, StoreError> {
-        self.follow_holding(None).await
+    async fn not_begun(&self) -> Exited {
+        Exited {
+            start_error: Some(teardown::ended_too_early(&self.dir).await),
+            ..Exited::default()
+        }
     }
 
-    // Until the supervisor has said all that it has to say. The permit goes back when the agent runs.
+    // Until the supervisor has said all that it has to say; nothing when that was not even that it begins. The permit
+    // goes back when the agent runs.
     async fn follow_holding(
         &mut self,
         mut permit: Option<tokio::sync::SemaphorePermit<'_>>,
-    ) -> Result<Exited, StoreError> {
+    ) -> Result<Option<Exited>, StoreError> {
         let mut tail = Tail::default();
         let mut damaged = None;
         let mut follower = Follower::new(self.dir.clone(), 1);
@@ -248,15 +267,12 @@ impl Driver {
         }
         drop(permit);
         Ok(match tail.exited {
-            Some(exited) => exited,
-            None if tail.begun => Exited {
+            Some(exited) => Some(exited),
+            None if tail.begun => Some(Exited {
                 lost: damaged.or_else(|| Some("its supervisor was killed, and the agent was ended".into())),
                 ..Exited::default()
-            },
-            None => Exited {
-                start_error: Some(teardown::ended_too_early(&self.dir).await),
-                ..Exited::default()
-            },
+            }),
+            None => None,
         })
     }
 
@@ -454,9 +470,10 @@ impl Driver {
         self.inner.point("released");
         let why =
             "the node was given back before the agent began: agentd ended, or there was no place for it";
-        if self.info.phase != SessionPhase::Queued {
-            self.change(SessionEvent::TearDown { exited_wall_ms: None })
-                .await?;
+        // Should agentd be killed before the next change, this is seen to be the same again.
+        if matches!(self.info.phase, SessionPhase::Setup | SessionPhase::Starting) {
+            self.change(SessionEvent::Requeue).await?;
+            self.inner.point("unqueued");
         }
         let why = stopped.unwrap_or_else(|| why.into());
         self.end_queued(OutcomeReason::Cancelled, Some(why)).await

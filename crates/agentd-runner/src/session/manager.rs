@@ -17,6 +17,7 @@ use agentd_protocol::results::{AgentList, QueuedSession, Reloaded};
 use agentd_protocol::{AgentInfo, SessionId, SessionInfo, SessionPhase, TaskId, Trigger, TriggerKind};
 use agentd_store::session::{ChangeSession, NewSession, OpenSession, SessionEvent, SessionLease};
 use agentd_store::{Clock, Command, Query, Store, StoreError, ask, execute};
+use agentd_supervisor::record::StopCause;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -358,7 +359,12 @@ impl Sessions {
                     locked(&self.inner.slots).occupy(place);
                 }
                 let entry = match resume {
-                    Resume::Finish(exited) => Entry::Finish(exited),
+                    Resume::Finish(mut exited) => {
+                        if info.stop_requested.is_some() && exited.start_error.is_some() {
+                            exited.stop = Some(StopCause::Request);
+                        }
+                        Entry::Finish(exited)
+                    }
                     _ => Entry::Follow,
                 };
                 let id = info.id;

@@ -100,6 +100,8 @@ pub const POINTS: &[Point] = &[
     asked("requeued", Way::Back),
     // Its node was given back.
     node("released", Way::Back),
+    // QUEUED is in the database, and it is about to end.
+    node("unqueued", Way::Back),
     // The wish for its end is in the database.
     Point {
         name: "stop",

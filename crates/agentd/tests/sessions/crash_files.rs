@@ -116,6 +116,7 @@ fn orders_that_were_not_wholly_written_are_written_anew() {
     let scene = Scene::new(false);
     for (number, of) in [For::Hand, For::Node].into_iter().enumerate() {
         let asked = Asked {
+            agent: "a",
             prompt: format!("orders {number}"),
             of,
         };

@@ -88,7 +88,7 @@ fn the_lease_is_renewed(in_podman: bool) {
     assert_eq!(got, Vec::<Value>::new());
     let sessions = scene.env.connect().call("ListSessions", json!({}));
     assert_eq!(sessions["sessions"].as_array().unwrap().len(), 1, "{sessions}");
-    assert_eq!(scene.runs("run"), 1);
+    assert_eq!(scene.runs("a", "run"), 1);
     scene.nothing_is_left(&id, "late");
     scene.close(daemon);
 }

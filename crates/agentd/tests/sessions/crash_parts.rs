@@ -56,10 +56,9 @@ fn killed(scene: &Scene, part: Part, while_dead: bool) {
     let other = scene.run("b", "p");
     scene.printed(&other);
     let node = json!({ "work": { "kind": "agent", "agent": "a" }, "retry": { "max_attempts": 2 } });
-    let task = wire.call("RegisterTask", json!({ "goal": case, "initial_nodes": [node] }));
     let mut journal = scene.env.connect();
-    let of_task = json!({ "from_seq": 1, "task_id": task["task_id"], "action_types": ["SESSION_QUEUED"] });
-    journal.call("SubscribeJournal", of_task);
+    journal.call("SubscribeJournal", json!({ "action_types": ["SESSION_QUEUED"] }));
+    let task = wire.call("RegisterTask", json!({ "goal": case, "initial_nodes": [node] }));
     journal.line().unwrap();
     let sessions = |wire: &mut crate::support::Wire| -> Vec<Value> {
         let list = wire.call("ListSessions", json!({ "task_id": task["task_id"] }));
@@ -72,15 +71,11 @@ fn killed(scene: &Scene, part: Part, while_dead: bool) {
         part.kill(scene, &first);
         daemon = scene.env.daemon();
         wire = scene.env.connect();
-        journal = scene.env.connect();
     } else {
         part.kill(scene, &first);
     }
     let ended = json!({ "from_seq": 1, "task_id": task["task_id"], "action_types": ["COMPLETE_NODE"] });
-    journal = {
-        drop(journal);
-        scene.env.connect()
-    };
+    let mut journal = scene.env.connect();
     journal.call("SubscribeJournal", ended);
     journal.line().unwrap();
     for session in sessions(&mut wire) {

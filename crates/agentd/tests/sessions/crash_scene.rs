@@ -8,7 +8,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 /// What every agent here prints to stdout, in its way to the end.
@@ -45,6 +45,7 @@ pub(crate) enum For {
 /// What was asked for: a session, or a task of one node.
 #[derive(Debug)]
 pub(crate) struct Asked {
+    pub(crate) agent: &'static str,
     pub(crate) prompt: String,
     pub(crate) of: For,
 }
@@ -70,7 +71,14 @@ impl Scene {
             );
         }
         scene.env.write(".agentd/secrets/TOKEN", "a planted secret\n");
-        scene.declare("", &[scene.agent("a", SCRIPT, &more)]);
+        // The other one's sessions are always processes.
+        let process = table(
+            "process",
+            "runtime = \"process\"",
+            SCRIPT,
+            "credentials = [\"TOKEN\"]\nmax_sessions = 2",
+        );
+        scene.declare("", &[scene.agent("a", SCRIPT, &more), process]);
         scene
     }
 
@@ -91,12 +99,7 @@ impl Scene {
             Some(_) => format!("runtime = \"podman\"\nimage = \"{IMAGE}\""),
             None => "runtime = \"process\"".to_owned(),
         };
-        // JSON's escapes are TOML's, too.
-        format!(
-            "[[agents]]\nname = \"{name}\"\n{runtime}\nharness = \"custom\"\nprompt = \"p\"\n\
-             command = [\"sh\", \"-c\", {}, \"agent\"]\n{more}\n\n",
-            json!(script)
-        )
+        table(name, &runtime, script, more)
     }
 
     pub(crate) fn declare(&self, settings: &str, agents: &[String]) {
@@ -154,13 +157,13 @@ impl Scene {
 
     /// Asks for it, once more if need be: it is the same then. None when the daemon died meanwhile.
     pub(crate) fn ask(&self, asked: &Asked) -> Option<Value> {
-        let Asked { prompt, of } = asked;
+        let Asked { agent, prompt, of } = asked;
         let request = match of {
             For::Hand => json!({ "id": 1, "method": "RunAgent", "params": {
-                "agent": "a", "prompt": prompt, "idempotency_key": prompt } }),
+                "agent": agent, "prompt": prompt, "idempotency_key": prompt } }),
             For::Node => json!({ "id": 1, "method": "RegisterTask", "params": {
                 "goal": "g", "idempotency_key": prompt,
-                "initial_nodes": [{ "work": { "kind": "agent", "agent": "a", "prompt": prompt } }] } }),
+                "initial_nodes": [{ "work": { "kind": "agent", "agent": agent, "prompt": prompt } }] } }),
         };
         let mut stream = UnixStream::connect(self.env.socket()).ok()?;
         stream.write_all(format!("{request}\n").as_bytes()).ok()?;
@@ -192,9 +195,9 @@ impl Scene {
         assert_ne!(page["chunks"], json!([]), "{page}");
     }
 
-    /// How often an agent with this prompt has begun, in the home of agent "a".
-    pub(crate) fn runs(&self, prompt: &str) -> usize {
-        let path = self.env.state().join("homes/a/runs");
+    /// How often an agent with this prompt has begun, in its home.
+    pub(crate) fn runs(&self, agent: &str, prompt: &str) -> usize {
+        let path = self.env.state().join("homes").join(agent).join("runs");
         let text = fs::read_to_string(path).unwrap_or_default();
         text.lines().filter(|line| *line == prompt).count()
     }
@@ -233,7 +236,7 @@ impl Scene {
             self.nothing_is_left(id, case);
         }
         assert_eq!(
-            (completed, self.runs(&asked.prompt)),
+            (completed, self.runs(asked.agent, &asked.prompt)),
             (1, 1),
             "{case}: {sessions:?}"
         );
@@ -259,34 +262,31 @@ impl Scene {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         assert!(!mounts.contains(id), "{case}: a mount of {id} is left");
         if self.podman.is_some() {
-            let layers = self.env.path("podman/root/overlay-containers");
-            let left: Vec<_> = fs::read_dir(layers)
-                .into_iter()
-                .flatten()
-                .flatten()
-                .filter(|entry| entry.path().is_dir() && entry.path().join("userdata").exists())
-                .filter(|entry| !self.is_of_another(&entry.path(), id))
-                .collect();
-            assert!(left.is_empty(), "{case}: containers are left: {left:?}");
+            for list in ["containers.json", "volatile-containers.json"] {
+                let list = self.env.path("podman/root/overlay-containers").join(list);
+                let list = fs::read_to_string(list).unwrap_or_default();
+                assert!(!list.contains(id), "{case}: a container of {id} is left");
+            }
         }
         if let Some(repository) = &self.repository {
-            let count = |path: &str| fs::read_dir(repository.join(path)).map_or(0, Iterator::count);
-            assert_eq!(count(".git/worktrees"), 0, "{case}: a worktree is left");
-            // "main" alone; a branch of agentd's is in a directory of its own.
+            let git = repository.join(".git");
+            // What git calls a worktree is the name of its directory, and a number.
+            let worktrees = fs::read_dir(git.join("worktrees"))
+                .into_iter()
+                .flatten()
+                .flatten();
+            for worktree in worktrees {
+                let place = fs::read_to_string(worktree.path().join("gitdir")).unwrap_or_default();
+                assert!(!place.contains(id), "{case}: a worktree of {id} is left");
+            }
             let branches = Command::new("find")
-                .arg(repository.join(".git/refs/heads"))
-                .args(["-type", "f"])
+                .arg(git.join("refs"))
+                .arg("-name")
+                .arg(format!("*{}", &id[id.len() - 12..]))
                 .output()
                 .unwrap();
-            let branches = String::from_utf8_lossy(&branches.stdout).into_owned();
-            assert_eq!(branches.lines().count(), 1, "{case}: {branches}");
+            assert_eq!(String::from_utf8_lossy(&branches.stdout), "", "{case}");
         }
-    }
-
-    // Sessions that still run have containers, too: theirs name them.
-    fn is_of_another(&self, container: &Path, id: &str) -> bool {
-        let config = fs::read_to_string(container.join("userdata/config.json")).unwrap_or_default();
-        !config.is_empty() && !config.contains(id)
     }
 
     /// Checks that Podman itself knows of no container, and kills the daemon.
@@ -297,6 +297,16 @@ impl Scene {
         }
         daemon.stop();
     }
+}
+
+/// An agent's table.
+pub(crate) fn table(name: &str, runtime: &str, script: &str, more: &str) -> String {
+    // JSON's escapes are TOML's, too.
+    let script = json!(script);
+    format!(
+        "[[agents]]\nname = \"{name}\"\n{runtime}\nharness = \"custom\"\nprompt = \"p\"\n\
+         command = [\"sh\", \"-c\", {script}, \"agent\"]\n{more}\n\n"
+    )
 }
 
 /// What an agent printed.
