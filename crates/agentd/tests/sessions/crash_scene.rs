@@ -393,6 +393,18 @@ fn in_order(session: &Value, case: &str) {
     assert!(times.len() >= 4 && times.is_sorted(), "{case}: {session}");
 }
 
+/// Waits until agentd says of a session that it runs.
+#[track_caller]
+pub(crate) fn running(env: &TestEnvironment, id: &str) {
+    let mut journal = env.connect();
+    let kinds = json!(["SESSION_PHASE"]);
+    journal.call(
+        "SubscribeJournal",
+        json!({ "from_seq": 1, "session_id": id, "action_types": kinds }),
+    );
+    while !journal.line().unwrap().to_string().contains("RUNNING") {}
+}
+
 /// The session's supervisor: it is started with the session's directory as its last argument.
 #[track_caller]
 pub(crate) fn supervisor(id: &str) -> i32 {

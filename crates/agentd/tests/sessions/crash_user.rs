@@ -1,6 +1,6 @@
 //! agentd of an ordinary user, with that user's Podman: nobody here has root's rights.
 
-use crate::crash_scene::{over, processes_of, show, table};
+use crate::crash_scene::{over, processes_of, running, show, table};
 use crate::podman::IMAGE;
 use crate::support::{Daemon, TestEnvironment, is_alive, shown, wait_gone};
 use serde_json::json;
@@ -169,9 +169,8 @@ fn an_ordinary_users_sessions_outlive_agentd() {
         let session = show(&mut user.env.connect(), id);
         assert_ne!(page["chunks"], json!([]), "{session}");
     }
-    let mut wire = user.env.connect();
     for id in &ids {
-        assert_eq!(show(&mut wire, id)["phase"], "RUNNING");
+        running(&user.env, id);
     }
     let others: Vec<i32> = processes_of(&ids[1]);
     assert!(

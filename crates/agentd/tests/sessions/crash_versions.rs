@@ -1,7 +1,7 @@
 //! Supervisors outlive the agentd that started them: an old one is found by a newer agentd, and after a step back a
 //! newer one by an older.
 
-use crate::crash_scene::{Scene, WAITS, over, processes_of, show};
+use crate::crash_scene::{Scene, WAITS, over, processes_of, running, show};
 use crate::support::wait_gone;
 use serde_json::{Value, json};
 use std::fs;
@@ -33,11 +33,7 @@ fn agentd_goes_on_with_supervisors_of_other_versions() {
             let _ = fs::remove_file(scene.env.state().join("homes/a/again"));
             let id = scene.run("a", "p");
             scene.printed(&id);
-            assert_eq!(
-                show(&mut scene.env.connect(), &id)["phase"],
-                "RUNNING",
-                "{versions}"
-            );
+            running(&scene.env, &id);
             ids.push(id);
         }
         daemon.kill_9();
