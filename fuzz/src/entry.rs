@@ -333,7 +333,9 @@ fn event(params: StopSession) -> SessionEvent {
         },
         Some(1) => SessionEvent::Requeue,
         Some(2) => SessionEvent::Start,
-        Some(3) => SessionEvent::Run,
+        Some(3) => SessionEvent::Run {
+            started_wall_ms: None,
+        },
         Some(4) => SessionEvent::TearDown { exited_wall_ms: None },
         Some(5) => SessionEvent::End(SessionOutcome {
             reason: OutcomeReason::Failed,

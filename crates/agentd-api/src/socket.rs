@@ -51,10 +51,14 @@ impl Claim {
                 // Without a readable number the error names no process; that it is locked is certain.
                 let _ = (&mut lock).take(32).read_to_string(&mut text);
                 let pid = text.trim().parse().ok();
-                return Err(ServerError::AlreadyRunning {
-                    socket_path: socket_path.to_owned(),
-                    pid,
-                });
+                if !pid.is_some_and(is_gone) {
+                    return Err(ServerError::AlreadyRunning {
+                        socket_path: socket_path.to_owned(),
+                        pid,
+                    });
+                }
+                // What it has forked and what has not become another program yet: a moment.
+                lock.lock().map_err(failed("lock"))?;
             }
             Err(TryLockError::Error(error)) => return Err(failed("lock")(error)),
         }
@@ -172,4 +176,10 @@ fn clear(path: &Path, address: &UnixAddr) -> Result<(), ServerError> {
         // A socket of another kind, or one that we may not use, is somebody else's.
         Err(other) => Err(failed("use the socket that is already at")(other.into())),
     }
+}
+
+/// True when there certainly is no such process.
+fn is_gone(pid: i32) -> bool {
+    let answer = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None);
+    pid > 0 && answer == Err(nix::errno::Errno::ESRCH)
 }

@@ -73,8 +73,11 @@ pub enum SessionEvent {
     Requeue,
     /// SETUP → STARTING.
     Start,
-    /// STARTING → RUNNING.
-    Run,
+    /// STARTING → RUNNING. `started_at` is the time of this unless the agent's own is known.
+    Run {
+        /// When the agent began, in Unix milliseconds, when that is known.
+        started_wall_ms: Option<i64>,
+    },
     /// SETUP, STARTING or RUNNING → TEARDOWN. `exited_at` is the time of this unless the agent's own is known.
     TearDown {
         /// When the agent ended, in Unix milliseconds, when that is known.

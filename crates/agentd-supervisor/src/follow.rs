@@ -3,6 +3,7 @@
 use crate::control::{Control, ControlError, Watch};
 use crate::dir::SessionDir;
 use crate::record::Record;
+use crate::records::read_records;
 use crate::spawn::{SupervisorState, state};
 use std::collections::VecDeque;
 use std::io;
@@ -53,7 +54,8 @@ impl Follower {
         }
     }
 
-    /// The next record, for which it waits as long as it takes. None when there will be no more: after
+    /// The next record, for which it waits as long as it takes; of a supervisor with which no version is common, it does
+    /// not wait, and fails when there is none yet. None when there will be no more: after
     /// [`crate::record::What::End`], or because the supervisor was killed. The future may be dropped without losing a
     /// record.
     ///
@@ -73,13 +75,20 @@ impl Follower {
                     Err(error) => Err(error),
                 },
             };
+            // It cannot be talked to, and what it writes can be read.
+            let found = match found {
+                Err(error @ ControlError::Version { .. }) => match self.written()? {
+                    Some(record) => Ok(Some(record)),
+                    None => return Err(error.into()),
+                },
+                found => found,
+            };
             let error = match found {
                 Ok(Some(record)) => {
                     self.next_seq = record.seq + 1;
                     return Ok(Some(record));
                 }
                 Ok(None) => return Ok(None),
-                Err(error @ ControlError::Version { .. }) => return Err(error.into()),
                 Err(error) => error,
             };
             self.source = Source::Unknown;
@@ -98,6 +107,12 @@ impl Follower {
             }
             sleep(AGAIN_AFTER).await;
         }
+    }
+
+    // The next record in the file.
+    fn written(&self) -> io::Result<Option<Record>> {
+        let records = read_records(&self.dir)?.records;
+        Ok(records.into_iter().find(|record| record.seq >= self.next_seq))
     }
 
     async fn watch(&self) -> Result<Watch, ControlError> {

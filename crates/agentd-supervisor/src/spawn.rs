@@ -1,12 +1,16 @@
 //! agentd's side of a supervisor's life: starting one, and finding out whether one is there.
 
 use crate::dir::SessionDir;
+use crate::record::What;
 use crate::records::{Records, read_records};
 use crate::wire;
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
@@ -75,6 +79,35 @@ pub fn state(dir: &SessionDir) -> io::Result<SupervisorState> {
     }
     // After the lock: whoever wrote is gone.
     Ok(SupervisorState::Gone(read_records(dir)?))
+}
+
+/// Asks the supervisor of the session in `dir` for the agent's end by a signal, which those of every version understand.
+/// The grace is then the one of its orders. False when none is there.
+///
+/// # Errors
+/// When it cannot be found out who it is, or the signal cannot be sent.
+pub fn terminate(dir: &SessionDir) -> io::Result<bool> {
+    let records = read_records(dir)?;
+    let told = records.records.iter().find_map(|record| match record.what {
+        What::Intent { pid, .. } => Pid::from_raw(pid),
+        _ => None,
+    });
+    let Some(pid) = told else { return Ok(false) };
+    // In this order: what is read after the handle was taken is of the process that the handle is for.
+    let handle = match pidfd_open(pid, PidfdFlags::empty()) {
+        Err(Errno::SRCH) => return Ok(false),
+        handle => handle?,
+    };
+    let line = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero()))?;
+    let root = std::path::absolute(dir.root())?;
+    if !line
+        .split(|&byte| byte == 0)
+        .any(|word| word == root.as_os_str().as_bytes())
+    {
+        return Ok(false);
+    }
+    pidfd_send_signal(&handle, Signal::TERM)?;
+    Ok(true)
 }
 
 /// Starts a supervisor for the session in `dir`: `program`, an absolute path, with `arguments` and the directory after them, must come to

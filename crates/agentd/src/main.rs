@@ -30,9 +30,12 @@ fn main() -> ExitCode {
     if args
         .next()
         .is_some_and(|first| first == daemon::sessions::SUPERVISOR_COMMAND)
-        && let Some(dir) = args.next()
+        && let Some(dir) = args.next_back()
     {
-        return agentd_supervisor::supervisor_main(dir.as_ref());
+        return match daemon::sessions::other_versions(args) {
+            Some(versions) => agentd_supervisor::supervisor_main_as(dir.as_ref(), versions),
+            None => agentd_supervisor::supervisor_main(dir.as_ref()),
+        };
     }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

@@ -55,6 +55,10 @@ pub trait Engine: fmt::Debug + Send + Sync + 'static {
     /// failed, goes with [`Engine::clear`].
     fn prepare<'a>(&'a self, environment: &'a Environment) -> BoxFuture<'a, Result<(), EngineError>>;
 
+    /// Takes away what [`Engine::prepare`] made, when the session's supervisor has seen the end of all else. Succeeds
+    /// when nothing is there.
+    fn unprepare(&self, session: SessionId) -> BoxFuture<'_, Result<(), EngineError>>;
+
     /// Turns a complete environment into something that a supervisor can start. Looks at nothing outside.
     ///
     /// # Errors

@@ -161,6 +161,10 @@ impl Engine for Process {
         Box::pin(async { Ok(()) })
     }
 
+    fn unprepare(&self, _session: SessionId) -> BoxFuture<'_, Result<(), EngineError>> {
+        Box::pin(async { Ok(()) })
+    }
+
     fn launch(&self, environment: &Environment, program: &Program) -> Result<Built, EngineError> {
         let users = environment.users;
         let launch = ProcessLaunch {

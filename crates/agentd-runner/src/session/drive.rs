@@ -3,7 +3,7 @@
 //! ```text
 //!   Fresh, Node ─▶ set up ─▶ start ─▶ follow ─┐
 //!   Follow (found after a restart) ─▶ follow ─┼─▶ take down ─▶ the node's end ─▶ ENDED
-//!   Finish, Lost (found too late) ────────────┘
+//!   Finish (nothing to follow) ───────────────┘
 //!   Rebuild ─▶ what is there is removed ─▶ QUEUED again
 //!   GiveBack ─▶ what is there is removed, the node is released ─▶ ENDED
 //! ```
@@ -21,13 +21,16 @@ use agentd_config::Agent;
 use agentd_protocol::journal::action;
 use agentd_protocol::requests::{CompleteNode, FailNode, HeartbeatNode, ReleaseNode};
 use agentd_protocol::results::AcquiredNode;
-use agentd_protocol::{Json, OutcomeReason, SessionId, SessionInfo, SessionOutcome, SessionPhase};
+use agentd_protocol::{
+    Json, OutcomeReason, SessionId, SessionInfo, SessionOutcome, SessionPhase, TriggerKind,
+};
 use agentd_store::session::{ChangeSession, SessionEvent, SessionLease, SessionNote};
 use agentd_store::{Command, Reply, StoreError};
-use agentd_supervisor::control::Control;
+use agentd_supervisor::control::{Control, ControlError};
 use agentd_supervisor::dir::SessionDir;
-use agentd_supervisor::follow::Follower;
+use agentd_supervisor::follow::{FollowError, Follower};
 use agentd_supervisor::record::{Exited, Record, What};
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -50,10 +53,8 @@ pub(super) enum Entry {
     Rebuild,
     /// A supervisor is at work.
     Follow,
-    /// The agent ended while no daemon was there.
+    /// Nothing is left that could be followed.
     Finish(Exited),
-    /// The supervisor ended without a word.
-    Lost(&'static str),
     /// There is no place, or nobody who knows the node's context.
     GiveBack,
     /// It was stopped before it began.
@@ -82,6 +83,8 @@ pub(super) struct Driver {
     dir: SessionDir,
     // Of the agent's output, once it has ended.
     output_bytes: u64,
+    // Its supervisor has said that nothing is left of it.
+    runtime_is_clear: bool,
     // A lease that is being extended, for as long as this is there.
     heart: Option<Heart>,
 }
@@ -104,6 +107,7 @@ impl Driver {
             stop,
             dir,
             output_bytes: 0,
+            runtime_is_clear: false,
             heart,
         }
     }
@@ -114,14 +118,25 @@ impl Driver {
     /// The store's failure: the session is then as the database says, and the next daemon goes on with it.
     pub(super) async fn run(mut self, entry: Entry) -> Result<(), StoreError> {
         let exited = match entry {
+            // Somebody asked for its end, and then agentd was killed.
+            Entry::Fresh if self.info.stop_requested.is_some() => {
+                let why = self.info.stop_requested.clone();
+                return self.end_queued(OutcomeReason::Cancelled, why).await;
+            }
             Entry::Fresh => self.execute(None).await?,
             Entry::Node(node) => self.execute(Some(*node)).await?,
-            Entry::Follow => self.follow().await?,
-            Entry::Finish(exited) => exited,
-            Entry::Lost(why) => Exited {
-                lost: Some(why.into()),
-                ..Exited::default()
+            Entry::Follow => match self.follow_holding(None).await? {
+                Some(exited) => exited,
+                // What had looked like its supervisor was not one. Nobody has begun the agent, or will.
+                None if self.info.phase == SessionPhase::Starting => {
+                    return match self.info.trigger.kind {
+                        TriggerKind::Node => self.give_back().await,
+                        _ => self.rebuild().await,
+                    };
+                }
+                None => self.not_begun().await,
             },
+            Entry::Finish(exited) => exited,
             Entry::Rebuild => return self.rebuild().await,
             Entry::GiveBack => return self.give_back().await,
             Entry::Cancelled => {
@@ -200,19 +215,27 @@ impl Driver {
         if let Err(error) = spawned {
             return Ok(refused(format!("start: {error}")));
         }
-        self.follow_holding(permit.ok()).await
+        Ok(match self.follow_holding(permit.ok()).await? {
+            Some(exited) => exited,
+            None => self.not_begun().await,
+        })
     }
 
-    async fn follow(&mut self) -> Result<Exited, StoreError> {
-        self.follow_holding(None).await
+    async fn not_begun(&self) -> Exited {
+        Exited {
+            start_error: Some(teardown::ended_too_early(&self.dir).await),
+            ..Exited::default()
+        }
     }
 
-    // Until the supervisor has said all that it has to say. The permit goes back when the agent runs.
+    // Until the supervisor has said all that it has to say; nothing when that was not even that it begins. The permit
+    // goes back when the agent runs.
     async fn follow_holding(
         &mut self,
         mut permit: Option<tokio::sync::SemaphorePermit<'_>>,
-    ) -> Result<Exited, StoreError> {
+    ) -> Result<Option<Exited>, StoreError> {
         let mut tail = Tail::default();
+        let mut damaged = None;
         let mut follower = Follower::new(self.dir.clone(), 1);
         loop {
             tokio::select! {
@@ -224,6 +247,11 @@ impl Driver {
                         }
                     }
                     Ok(None) => break,
+                    Err(FollowError::Io(error)) if is_damaged(&error) => {
+                        tail.begun = true;
+                        damaged = Some(format!("its supervisor's records cannot be read: {error}"));
+                        break;
+                    }
                     Err(error) => {
                         // Suspended, say. Its lock is let go when it ends, and nothing else tells of that.
                         tracing::warn!(session = %self.info.id, %error, "its supervisor does not answer");
@@ -239,11 +267,12 @@ impl Driver {
         }
         drop(permit);
         Ok(match tail.exited {
-            Some(exited) => exited,
-            None => Exited {
-                lost: Some("its supervisor was killed, and the agent was ended".into()),
+            Some(exited) => Some(exited),
+            None if tail.begun => Some(Exited {
+                lost: damaged.or_else(|| Some("its supervisor was killed, and the agent was ended".into())),
                 ..Exited::default()
-            },
+            }),
+            None => None,
         })
     }
 
@@ -254,7 +283,17 @@ impl Driver {
             .or_else(declared)
             .unwrap_or(Agent::GRACE_PERIOD_DEFAULT);
         let asked = async { Control::connect(&self.dir).await?.stop(grace).await };
-        if let Err(error) = asked.await {
+        let dir = self.dir.clone();
+        let asked = match asked.await {
+            // There are no words that both know, but for a signal.
+            Err(ControlError::Version { .. }) => {
+                super::blocking(move || agentd_supervisor::spawn::terminate(&dir).map(|_| ()))
+                    .await
+                    .map_err(ControlError::from)
+            }
+            asked => asked,
+        };
+        if let Err(error) = asked {
             tracing::warn!(session = %self.info.id, %error, "its supervisor could not be asked for its end");
         }
     }
@@ -262,11 +301,15 @@ impl Driver {
     // Writes down what a record says, once.
     async fn take(&mut self, tail: &mut Tail, record: Record) -> Result<(), StoreError> {
         match record.what {
+            What::Intent { .. } => tail.begun = true,
             What::Started { .. } => {
                 tail.started = true;
                 if self.info.phase == SessionPhase::Starting {
                     self.inner.point("started");
-                    self.change(SessionEvent::Run).await?;
+                    self.change(SessionEvent::Run {
+                        started_wall_ms: Some(record.wall_ms),
+                    })
+                    .await?;
                     self.inner.point("running");
                 }
             }
@@ -296,6 +339,7 @@ impl Driver {
                 output_bytes,
             } => {
                 self.output_bytes = output_bytes;
+                self.runtime_is_clear = true;
                 if missing_bytes > 0 {
                     self.warn(&format!("{missing_bytes} bytes of its output were not kept"));
                 }
@@ -328,8 +372,14 @@ impl Driver {
             ..Evidence::default()
         };
         let begun = Instant::now();
-        let down = teardown::run(&self.inner, &self.info, &self.dir, &evidence).await;
-        self.inner.point("down");
+        let down = teardown::run(
+            &self.inner,
+            &self.info,
+            &self.dir,
+            &evidence,
+            self.runtime_is_clear,
+        )
+        .await;
         evidence.result = down.result;
         evidence.remarks = down.remarks;
         for warning in &evidence.remarks {
@@ -398,13 +448,19 @@ impl Driver {
         teardown::clear(&self.inner, &self.info, &self.dir).await;
         self.inner.point("cleared");
         self.change(SessionEvent::Requeue).await?;
+        self.inner.point("requeued");
         self.inner.requeue(&self.info);
         Ok(())
     }
 
     async fn give_back(mut self) -> Result<(), StoreError> {
         teardown::clear(&self.inner, &self.info, &self.dir).await;
-        if let Some(lease) = self.lease {
+        self.inner.point("cleared");
+        // Whoever stopped it does not want its node to begin again by itself: then it fails, below.
+        let stopped = self.info.stop_requested.clone();
+        if let Some(lease) = self.lease
+            && stopped.is_none()
+        {
             let release = Command::ReleaseNode(ReleaseNode {
                 task_id: lease.task_id,
                 node_id: lease.node_id,
@@ -416,13 +472,16 @@ impl Driver {
                 Ok(_) | Err(_) => self.heart = None,
             }
         }
+        self.inner.point("released");
         let why =
             "the node was given back before the agent began: agentd ended, or there was no place for it";
-        if self.info.phase != SessionPhase::Queued {
-            self.change(SessionEvent::TearDown { exited_wall_ms: None })
-                .await?;
+        // Should agentd be killed before the next change, this is seen to be the same again.
+        if matches!(self.info.phase, SessionPhase::Setup | SessionPhase::Starting) {
+            self.change(SessionEvent::Requeue).await?;
+            self.inner.point("unqueued");
         }
-        self.end_queued(OutcomeReason::Cancelled, Some(why.into())).await
+        let why = stopped.unwrap_or_else(|| why.into());
+        self.end_queued(OutcomeReason::Cancelled, Some(why)).await
     }
 
     async fn end_queued(&mut self, reason: OutcomeReason, message: Option<String>) -> Result<(), StoreError> {
@@ -523,8 +582,15 @@ impl Driver {
 
 #[derive(Default)]
 struct Tail {
+    begun: bool,
     started: bool,
     exited: Option<Exited>,
+}
+
+// It will not be better the next time. Only when its supervisor is gone is the file looked at.
+fn is_damaged(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidData, IsADirectory, NotADirectory};
+    matches!(error.kind(), InvalidData | IsADirectory | NotADirectory)
 }
 
 // The next wish for the session's end.

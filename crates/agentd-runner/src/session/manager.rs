@@ -9,7 +9,7 @@ use super::state::StateDirs;
 use super::tree::Budget;
 use super::upkeep::{Removal, What, Why};
 use super::worktree::Worktrees;
-use super::{SessionError, nodes, retention, tree, upkeep};
+use super::{SessionError, nodes, points, retention, tree, upkeep};
 use crate::runtime::Runtimes;
 use agentd_config::{Agent, Config};
 use agentd_protocol::requests::{NoParams, RunAgent, SessionRef, StopSession};
@@ -17,6 +17,7 @@ use agentd_protocol::results::{AgentList, QueuedSession, Reloaded};
 use agentd_protocol::{AgentInfo, SessionId, SessionInfo, SessionPhase, TaskId, Trigger, TriggerKind};
 use agentd_store::session::{ChangeSession, NewSession, OpenSession, SessionEvent, SessionLease};
 use agentd_store::{Clock, Command, Query, Store, StoreError, ask, execute};
+use agentd_supervisor::record::StopCause;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -146,6 +147,7 @@ impl Inner {
 
     /// For tests of crashes.
     pub(super) fn point(&self, name: &str) {
+        debug_assert!(points::is_listed(name), "{name} is not in the list of points");
         if self.options.die_at.as_deref() == Some(name) {
             let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL);
         }
@@ -343,23 +345,40 @@ impl Sessions {
             agent: info.agent.clone(),
             replica,
         });
+        let of_node = info.trigger.kind == TriggerKind::Node;
         match (resume, lease) {
             // A node's context is not kept; the node is given back and comes again, at once, with the same attempt.
-            (Resume::Queue | Resume::Rebuild, Some(lease)) => {
-                self.inner.begin(info, Some(lease), None, Entry::GiveBack);
+            // One whose node is somebody else's by now, or cancelled, has nothing left to do.
+            (Resume::Queue | Resume::Rebuild, lease) if of_node => {
+                self.inner.begin(info, lease, None, Entry::GiveBack);
             }
-            (Resume::Queue, None) => self.inner.requeue(&info),
-            (Resume::Rebuild, None) => self.inner.begin(info, None, None, Entry::Rebuild),
+            (Resume::Queue, _) => self.inner.requeue(&info),
+            (Resume::Rebuild, _) => self.inner.begin(info, None, None, Entry::Rebuild),
             (resume, lease) => {
                 if let Some(place) = &place {
                     locked(&self.inner.slots).occupy(place);
                 }
                 let entry = match resume {
-                    Resume::Finish(exited) => Entry::Finish(exited),
-                    Resume::Lost(why) => Entry::Lost(why),
+                    Resume::Finish(mut exited) => {
+                        if info.stop_requested.is_some() && exited.start_error.is_some() {
+                            exited.stop = Some(StopCause::Request);
+                        }
+                        Entry::Finish(exited)
+                    }
                     _ => Entry::Follow,
                 };
+                let id = info.id;
+                // Whoever asked was told that it would be done.
+                let stop = match info.stop_requested.clone() {
+                    None if of_node && lease.is_none() && info.phase < SessionPhase::Teardown => {
+                        Some("its node is no longer its own".into())
+                    }
+                    stop => stop,
+                };
                 self.inner.begin(info, lease, place, entry);
+                if let Some(reason) = stop {
+                    self.inner.request_stop(id, reason, None);
+                }
             }
         }
     }
@@ -485,6 +504,7 @@ impl Sessions {
             Err(StoreError::WrongPhase { .. }) => return Ok(()),
             changed => changed?,
         };
+        self.inner.point("stop");
         let grace = request.grace_secs.map(Duration::from_secs);
         let unqueued =
             info.phase == SessionPhase::Queued && locked(&self.inner.slots).unqueue(&info.agent, session_id);

@@ -34,6 +34,7 @@ mod merge;
 pub mod mission;
 mod nodes;
 mod outcome;
+pub mod points;
 mod recovery;
 mod retention;
 pub mod secrets;

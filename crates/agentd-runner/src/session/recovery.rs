@@ -12,12 +12,10 @@ pub(crate) enum Resume {
     Queue,
     /// Its agent never began: what is there of its environment is removed, and it begins anew.
     Rebuild,
-    /// Its supervisor goes on; so do we.
+    /// Its supervisor goes on, or has told all that it had to tell: both are taken up from the first record.
     Follow,
-    /// The agent has ended, and its supervisor saw it.
+    /// There is nothing to be followed.
     Finish(Exited),
-    /// The supervisor was killed.
-    Lost(&'static str),
 }
 
 /// Decides it.
@@ -31,12 +29,16 @@ pub(crate) fn decide(phase: SessionPhase, supervisor: &SupervisorState) -> Resum
         (
             SessionPhase::Starting | SessionPhase::Running | SessionPhase::Teardown,
             SupervisorState::Gone(records),
-        ) => match (records.exited(), phase) {
-            (Some(exited), _) => Resume::Finish(exited.clone()),
-            (None, _) if records.has_begun() => Resume::Lost("its supervisor was killed, and the agent was ended"),
+        ) => match phase {
+            _ if !records.records.is_empty() => Resume::Follow,
             // Without a supervisor and without its first record, nobody has begun the agent or will.
-            (None, SessionPhase::Starting) => Resume::Rebuild,
-            (None, _) => Resume::Finish(Exited {
+            SessionPhase::Starting => Resume::Rebuild,
+            // It told of the agent's begin.
+            SessionPhase::Running => Resume::Finish(Exited {
+                lost: Some("its supervisor's records are gone".into()),
+                ..Exited::default()
+            }),
+            _ => Resume::Finish(Exited {
                 start_error: Some(
                     "agentd ended while it took down what set-up had built; the journal says which step failed".into(),
                 ),
@@ -84,15 +86,19 @@ mod tests {
             code: Some(7),
             ..Exited::default()
         };
-        let over = gone(&[INTENT, What::Exited(exited.clone())]);
+        let over = gone(&[INTENT, What::Exited(exited)]);
         for phase in [
             SessionPhase::Starting,
             SessionPhase::Running,
             SessionPhase::Teardown,
         ] {
-            assert_eq!(decide(phase, &over), Resume::Finish(exited.clone()));
-            assert!(matches!(decide(phase, &gone(&[INTENT])), Resume::Lost(_)));
+            assert_eq!(decide(phase, &over), Resume::Follow);
+            assert_eq!(decide(phase, &gone(&[INTENT])), Resume::Follow);
         }
         assert_eq!(decide(SessionPhase::Starting, &gone(&[])), Resume::Rebuild);
+        let Resume::Finish(exited) = decide(SessionPhase::Running, &gone(&[])) else {
+            panic!("it did run");
+        };
+        assert!(exited.lost.is_some() && exited.start_error.is_none());
     }
 }

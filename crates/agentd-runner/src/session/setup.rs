@@ -192,6 +192,7 @@ impl Site {
         let options = &self.inner.options;
         let agent = &self.order.agent;
         options.state.make_session(self.order.info.id)?;
+        self.inner.point("setup.directory");
         let owner = workspace::find(agent)?;
         let users = self
             .engine

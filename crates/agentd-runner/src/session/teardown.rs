@@ -11,10 +11,15 @@ use agentd_protocol::{Json, OutputStream, SessionId, SessionInfo, SessionOutcome
 use agentd_supervisor::dir::SessionDir;
 use agentd_supervisor::record::StopCause;
 use agentd_supervisor::transcript::{FRAME_BYTES_MAX, Reader};
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::Read;
 use std::sync::Arc;
 
 /// What of an agent's output stands for the result that it did not leave, in bytes.
 const OUTPUT_BYTES_MAX: u64 = 32 * 1024;
+/// What is told of a supervisor's own log, in bytes.
+const LOG_BYTES_MAX: u64 = 1024;
 
 /// What is left of it.
 #[derive(Default)]
@@ -25,19 +30,19 @@ pub(super) struct Down {
     pub(super) remarks: Vec<String>,
 }
 
-/// Takes down what set-up built. The agent is gone.
+/// Takes down what set-up built. The agent is gone, and with `runtime_is_clear` so is whatever it ran in.
 pub(super) async fn run(
     inner: &Arc<Inner>,
     info: &SessionInfo,
     dir: &SessionDir,
     evidence: &Evidence,
+    runtime_is_clear: bool,
 ) -> Down {
     let mut down = Down::default();
-    // Without trouble, the supervisor has done this already.
     let exited = &evidence.exited;
-    if exited.lost.is_some() || exited.start_error.is_some() || exited.survivors > 0 {
-        down.remarks.extend(clear_runtime(inner, info).await);
-    }
+    let left_over =
+        !runtime_is_clear || exited.lost.is_some() || exited.start_error.is_some() || exited.survivors > 0;
+    down.remarks.extend(clear_runtime(inner, info, left_over).await);
     let begun = exited.start_error.is_none();
     let well = begun && exited.code == Some(0) && exited.stop.is_none();
     let (inner, dir, id) = (Arc::clone(inner), dir.clone(), info.id);
@@ -63,11 +68,12 @@ pub(super) async fn run(
                 .remarks
                 .push(format!("its worktree was left as it is: {error}")),
         }
-        let rest = [
-            secrets::take_down(state, id),
-            tree::remove(&dir.run(), &mut tree::Budget::entries(tree::ENTRIES_MAX)),
-        ];
-        for error in rest.into_iter().filter_map(Result::err) {
+        inner.point("teardown.worktree");
+        let secrets = secrets::take_down(state, id);
+        inner.point("teardown.secrets");
+        let files = tree::remove(&dir.run(), &mut tree::Budget::entries(tree::ENTRIES_MAX));
+        inner.point("teardown.files");
+        for error in [secrets, files].into_iter().filter_map(Result::err) {
             down.remarks.push(format!("something was left behind: {error}"));
         }
         down
@@ -87,12 +93,26 @@ pub(super) async fn clear(inner: &Arc<Inner>, info: &SessionInfo, dir: &SessionD
         },
         ..Evidence::default()
     };
-    for remark in run(inner, info, dir, &evidence).await.remarks {
+    for remark in run(inner, info, dir, &evidence, false).await.remarks {
         tracing::warn!(session = %info.id, remark, "while removing what was built of it");
     }
 }
 
-async fn clear_runtime(inner: &Arc<Inner>, info: &SessionInfo) -> Option<String> {
+/// Why a supervisor ended that has not told of its agent's begin; there will be none then.
+pub(super) async fn ended_too_early(dir: &SessionDir) -> String {
+    let path = dir.supervisor_log();
+    let said = blocking(move || {
+        let mut text = Vec::new();
+        let read = File::open(path).and_then(|log| log.take(LOG_BYTES_MAX).read_to_end(&mut text));
+        read.map(|_| String::from_utf8_lossy(&text).trim().to_owned())
+    });
+    let said = said.await.ok().filter(|said| !said.is_empty());
+    let said = said.unwrap_or_else(|| "it was killed".into());
+    format!("start: its supervisor ended before the agent began: {said}")
+}
+
+// Of a runtime in which nothing is left over only what was made ready for it is taken away.
+async fn clear_runtime(inner: &Arc<Inner>, info: &SessionInfo, left_over: bool) -> Option<String> {
     // Before its set-up it has none; every kind is asked then, for the declaration may have changed.
     let of_session = info
         .runtime
@@ -108,7 +128,11 @@ async fn clear_runtime(inner: &Arc<Inner>, info: &SessionInfo) -> Option<String>
             .collect(),
     };
     for engine in engines {
-        if let Err(error) = engine.clear(info.id).await {
+        let cleared = match left_over {
+            true => engine.clear(info.id).await,
+            false => engine.unprepare(info.id).await,
+        };
+        if let Err(error) = cleared {
             return Some(format!("something of it may still be there: {error}"));
         }
     }
@@ -151,11 +175,12 @@ impl Said {
     }
 }
 
-/// Reads the end of a transcript that has so many bytes.
+/// Reads the end of a transcript that has about so many bytes; with 0, when that is not known, all of it.
 pub(super) async fn last_said(dir: &SessionDir, output_bytes: u64) -> Said {
     let mut reader = Reader::new(&dir.transcript());
     blocking(move || {
-        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        let mut last = VecDeque::new();
+        let mut bytes = 0;
         let mut from = output_bytes.saturating_sub(OUTPUT_BYTES_MAX);
         while let Ok(page) = reader.read(from, FRAME_BYTES_MAX) {
             if page.chunks.is_empty() {
@@ -163,10 +188,26 @@ pub(super) async fn last_said(dir: &SessionDir, output_bytes: u64) -> Said {
             }
             from = page.next_offset;
             for chunk in page.chunks {
-                match chunk.stream {
-                    OutputStream::Stdout => stdout.extend(chunk.bytes),
-                    OutputStream::Stderr => stderr.extend(chunk.bytes),
+                bytes += chunk.bytes.len() as u64;
+                last.push_back(chunk);
+            }
+            while bytes > OUTPUT_BYTES_MAX
+                && let Some(chunk) = last.front_mut()
+            {
+                let over = usize::try_from(bytes - OUTPUT_BYTES_MAX).unwrap_or(usize::MAX);
+                let over = over.min(chunk.bytes.len());
+                bytes -= over as u64;
+                chunk.bytes.drain(..over);
+                if chunk.bytes.is_empty() {
+                    last.pop_front();
                 }
+            }
+        }
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        for chunk in last {
+            match chunk.stream {
+                OutputStream::Stdout => stdout.extend(chunk.bytes),
+                OutputStream::Stderr => stderr.extend(chunk.bytes),
             }
         }
         Said {

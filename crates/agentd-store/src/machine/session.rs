@@ -42,8 +42,8 @@ pub fn decide_session(phase: SessionPhase, event: &SessionEvent) -> Result<Sessi
         (SessionEvent::Start, Queued | Starting | Running | Teardown | Ended) => {
             Err(WrongPhase("only a session in SETUP can be started"))
         }
-        (SessionEvent::Run, Starting) => Ok(Running),
-        (SessionEvent::Run, Queued | Setup | Running | Teardown | Ended) => {
+        (SessionEvent::Run { .. }, Starting) => Ok(Running),
+        (SessionEvent::Run { .. }, Queued | Setup | Running | Teardown | Ended) => {
             Err(WrongPhase("only a session that is STARTING can begin to run"))
         }
         (SessionEvent::TearDown { .. }, Setup | Starting | Running | Teardown) => Ok(Teardown),
@@ -91,7 +91,12 @@ mod tests {
                 SessionEvent::Start,
                 [None, Some(Starting), None, None, None, None],
             ),
-            (SessionEvent::Run, [None, None, Some(Running), None, None, None]),
+            (
+                SessionEvent::Run {
+                    started_wall_ms: None,
+                },
+                [None, None, Some(Running), None, None, None],
+            ),
             (
                 tear_down,
                 [

@@ -309,8 +309,13 @@ impl Tx<'_> {
                 &[],
             )?,
             SessionEvent::Start => self.write_session(row, "phase = 'STARTING'", &[])?,
-            SessionEvent::Run => {
-                self.write_session(row, "phase = 'RUNNING', started_wall_ms = ?2", &[&wall_ms])?;
+            SessionEvent::Run { started_wall_ms } => {
+                let started_wall_ms = started_wall_ms.unwrap_or(wall_ms);
+                self.write_session(
+                    row,
+                    "phase = 'RUNNING', started_wall_ms = ?2",
+                    &[&started_wall_ms],
+                )?;
             }
             SessionEvent::TearDown { exited_wall_ms } => {
                 let exited_wall_ms = exited_wall_ms.unwrap_or(wall_ms);

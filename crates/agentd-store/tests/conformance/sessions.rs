@@ -82,7 +82,12 @@ async fn bring(f: &Fixture, session: SessionId, to: SessionPhase) {
     let way = [
         (SessionPhase::Setup, set_up()),
         (SessionPhase::Starting, SessionEvent::Start),
-        (SessionPhase::Running, SessionEvent::Run),
+        (
+            SessionPhase::Running,
+            SessionEvent::Run {
+                started_wall_ms: None,
+            },
+        ),
         (SessionPhase::Teardown, tear_down()),
         (SessionPhase::Ended, end(OutcomeReason::Completed)),
     ];

@@ -4,6 +4,8 @@
 //!   orders read ─▶ Intent on disk ─▶ agent started ─▶ Started ─▶ … ─▶ agent ended ─▶ Exited on disk ─┐
 //!                                                                                                    │
 //!   exit ◀─ watchers have it ◀─ End on disk ◀─ transcript on disk ◀─ container and secrets removed ◀─┘
+//!
+//! All output is in the transcript and the result is kept before `Exited`: with the kernel, if not on disk.
 //! ```
 //!
 //! | what happens | what follows |
@@ -190,6 +192,11 @@ async fn live(dir: &SessionDir, socket: UnixListener, versions: Versions) -> io:
     let redactor = secrets.redactor();
     let shared = Shared::new(session_id, recorder, redactor.clone(), transcript);
 
+    if versions.current > PROTOCOL_VERSION {
+        // As a newer one tells what this version has no word for.
+        shared.record(What::Unknown, Durability::Kernel);
+    }
+
     let over = watch::Sender::new(false);
     let listener = tokio::net::UnixListener::from_std(socket)?;
     let server = tokio::spawn(server::serve(
@@ -219,6 +226,11 @@ async fn live(dir: &SessionDir, socket: UnixListener, versions: Versions) -> io:
         Err(message) => Launched::not_begun(message),
     };
     shared.doing().0 = Doing::TearingDown;
+    // Before it is told: whoever knows how the agent ended may rely on all that it left, also when this is killed.
+    shared.last_output();
+    if let Err(message) = result::keep(dir, &redactor) {
+        shared.warn(message);
+    }
     shared.record(What::Exited(launched.exited), Durability::Disk);
     // Those that watch are told before this thread waits for disks again.
     tokio::task::yield_now().await;
@@ -228,9 +240,6 @@ async fn live(dir: &SessionDir, socket: UnixListener, versions: Versions) -> io:
         container::remove(&shared, &children, order).await;
     }
     if let Err(message) = secrets.remove() {
-        shared.warn(message);
-    }
-    if let Err(message) = result::keep(dir, &redactor) {
         shared.warn(message);
     }
     let totals = shared.end_output();

@@ -109,11 +109,16 @@ impl Shared {
         }
     }
 
-    /// No output comes any more.
-    pub(super) fn end_output(&self) -> Totals {
+    /// No output comes any more: what was held back, because it might have been a secret's beginning, is written.
+    pub(super) fn last_output(&self) {
         let mut output = self.output();
         output.end(OutputStream::Stdout);
         output.end(OutputStream::Stderr);
+    }
+
+    /// Brings the transcript to disk.
+    pub(super) fn end_output(&self) -> Totals {
+        let mut output = self.output();
         let result = output.transcript.finish();
         let totals = output.transcript.totals();
         drop(output);

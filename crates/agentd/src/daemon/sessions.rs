@@ -17,6 +17,8 @@ use agentd_runner::session::upkeep::Limits;
 use agentd_runner::session::{SessionError, Sessions, SessionsOptions, SupervisorProgram};
 use agentd_store::session::InstanceId;
 use agentd_store::{BoxFuture, Query, Store, SystemClock, ask};
+use agentd_supervisor::wire::Versions;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,7 +66,7 @@ pub(crate) async fn start(
         runtimes,
         supervisor: SupervisorProgram {
             program,
-            args: vec![SUPERVISOR_COMMAND.into()],
+            args: supervisor_args(text("AGENTD_TEST_SUPERVISOR_VERSIONS").as_deref()),
         },
         max_sessions: settings.max_sessions,
         setup_timeout: settings.setup_timeout,
@@ -89,6 +91,21 @@ pub(crate) async fn start(
         },
     };
     Sessions::start(options).await.map_err(|error| error.to_string())
+}
+
+// For tests of what happens between versions there may be the supervisor's newest and oldest: `2 1`.
+fn supervisor_args(versions: Option<&str>) -> Vec<OsString> {
+    let versions = versions.filter(|_| cfg!(debug_assertions)).unwrap_or_default();
+    let words = std::iter::once(SUPERVISOR_COMMAND).chain(versions.split_whitespace());
+    words.map(OsString::from).collect()
+}
+
+/// The versions that a supervisor is to speak instead of its own: what stands between its command and its directory,
+/// for tests.
+pub(crate) fn other_versions(args: impl Iterator<Item = OsString>) -> Option<Versions> {
+    let mut numbers = args.filter_map(|arg| arg.to_str()?.parse().ok());
+    let (current, oldest) = (numbers.next()?, numbers.next()?);
+    cfg!(debug_assertions).then_some(Versions { current, oldest })
 }
 
 /// The kinds of runtimes that this daemon has. Without `state` they can check declarations, and start nothing.

@@ -2,6 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
+mod crash_chance;
+mod crash_files;
+mod crash_lease;
+mod crash_parts;
+mod crash_points;
+mod crash_scene;
+mod crash_stop;
+mod crash_user;
+mod crash_versions;
 #[path = "../support/podman.rs"]
 mod podman;
 mod smoke;

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -174,6 +175,8 @@ impl TestEnvironment {
     pub(crate) fn try_daemon(&self, command: &mut Command) -> Result<Daemon, Output> {
         let notify = self.dir.path().join(format!("n{}", unique()));
         let socket = UnixDatagram::bind(&notify).expect("a notification socket");
+        // The daemon may be another user's.
+        fs::set_permissions(&notify, fs::Permissions::from_mode(0o666)).expect("its mode");
         socket
             .set_read_timeout(Some(Duration::from_millis(100)))
             .expect("a time limit");

@@ -94,27 +94,33 @@ impl Podman {
     }
 
     fn import(&self) {
-        let image = self.dir.join("image");
-        let bin = image.join("bin");
-        fs::create_dir_all(&bin).expect("directories");
-        let busybox = ["/bin/busybox", "/usr/bin/busybox"].map(Path::new);
-        let busybox = busybox.iter().find(|path| path.exists());
-        let busybox = busybox.expect("busybox-static is missing: run scripts/setup.sh test");
-        fs::copy(busybox, bin.join("busybox")).expect("a copy");
-        for name in NAMES {
-            symlink("busybox", bin.join(name)).expect("a link");
-        }
         let tar = self.dir.join("image.tar");
-        succeed(
-            Command::new("tar")
-                .arg("-C")
-                .arg(&image)
-                .arg("-cf")
-                .arg(&tar)
-                .arg("."),
-        );
+        image(&self.dir, &tar);
         succeed(self.command(&["import"]).arg(&tar).arg(IMAGE));
     }
+}
+
+/// Makes the archive that [`IMAGE`] is imported from.
+#[track_caller]
+pub(crate) fn image(dir: &Path, tar: &Path) {
+    let image = dir.join("image");
+    let bin = image.join("bin");
+    fs::create_dir_all(&bin).expect("directories");
+    let busybox = ["/bin/busybox", "/usr/bin/busybox"].map(Path::new);
+    let busybox = busybox.iter().find(|path| path.exists());
+    let busybox = busybox.expect("busybox-static is missing: run scripts/setup.sh test");
+    fs::copy(busybox, bin.join("busybox")).expect("a copy");
+    for name in NAMES {
+        symlink("busybox", bin.join(name)).expect("a link");
+    }
+    succeed(
+        Command::new("tar")
+            .arg("-C")
+            .arg(&image)
+            .arg("-cf")
+            .arg(tar)
+            .arg("."),
+    );
 }
 
 #[track_caller]
@@ -127,7 +133,15 @@ impl Drop for Podman {
     fn drop(&mut self) {
         // Whatever a failed test has left.
         let _ = self.command(&["rm", "--force", "--all", "--time", "0"]).output();
-        let overlay = self.dir.join("root/overlay");
-        let _ = nix::mount::umount2(&overlay, nix::mount::MntFlags::MNT_DETACH);
+        // Its storage, and what a daemon that was killed has mounted.
+        let home = self.dir.parent().unwrap_or(&self.dir);
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let places = mounts
+            .lines()
+            .filter_map(|line| line.split(' ').nth(4))
+            .map(Path::new);
+        for place in places.filter(|place| place.starts_with(home)) {
+            let _ = nix::mount::umount2(place, nix::mount::MntFlags::MNT_DETACH);
+        }
     }
 }

@@ -19,6 +19,11 @@ pub(super) async fn clear(podman: &Podman, session: SessionId) -> Result<(), Eng
     for container in ours(podman, session).await? {
         remove(podman, &container).await?;
     }
+    unmount(podman, session).await
+}
+
+/// Takes away what was mounted for a session. Its container is gone.
+pub(super) async fn unmount(podman: &Podman, session: SessionId) -> Result<(), EngineError> {
     let dir = podman.mounts_of(session);
     let unmounted = tokio::task::spawn_blocking(move || {
         mapped::clear(&dir).map_err(EngineError::io("take away the mounts in", &dir))

@@ -394,6 +394,10 @@ impl Engine for Podman {
         })
     }
 
+    fn unprepare(&self, session: SessionId) -> BoxFuture<'_, Result<(), EngineError>> {
+        Box::pin(clear::unmount(self, session))
+    }
+
     fn clear(&self, session: SessionId) -> BoxFuture<'_, Result<(), EngineError>> {
         Box::pin(clear::clear(self, session))
     }

@@ -46,11 +46,17 @@ async fn the_life_of_a_session_and_its_journal() {
     assert_eq!(starting.phase, SessionPhase::Starting);
     f.clock.advance(1000);
     assert_eq!(
-        happens(&f, id, SessionEvent::Run)
-            .await
-            .started_at
-            .unwrap()
-            .unix_ms,
+        happens(
+            &f,
+            id,
+            SessionEvent::Run {
+                started_wall_ms: None
+            }
+        )
+        .await
+        .started_at
+        .unwrap()
+        .unix_ms,
         begun_ms + 2000
     );
     let stopped = happens(&f, id, stop("enough")).await;
@@ -137,7 +143,9 @@ async fn what_a_phase_does_not_allow_is_refused_and_changes_nothing() {
             set_up(),
             SessionEvent::Requeue,
             SessionEvent::Start,
-            SessionEvent::Run,
+            SessionEvent::Run {
+                started_wall_ms: None,
+            },
             tear_down(),
             end(OutcomeReason::Lost),
             stop("x"),
@@ -182,7 +190,13 @@ async fn what_a_phase_does_not_allow_is_refused_and_changes_nothing() {
     }
     let unknown = SessionId(uuid::Uuid::nil());
     assert_eq!(
-        f.refused(change(unknown, SessionEvent::Run)).await,
+        f.refused(change(
+            unknown,
+            SessionEvent::Run {
+                started_wall_ms: None
+            }
+        ))
+        .await,
         Reason::SessionNotFound
     );
     let too_many = ChangeSession {
