@@ -14,7 +14,9 @@ use agentd_supervisor::transcript::{FRAME_BYTES_MAX, Reader};
 use std::sync::Arc;
 
 /// What of an agent's output stands for the result that it did not leave, in bytes.
-const OUTPUT_BYTES_MAX: u64 = 32 * 1024;
+pub(super) const OUTPUT_BYTES_MAX: u64 = 32 * 1024;
+/// The same of a plan's command, whose output is its result.
+pub(super) const COMMAND_OUTPUT_BYTES_MAX: u64 = 192 * 1024;
 
 /// What is left of it.
 #[derive(Default)]
@@ -138,6 +140,8 @@ fn read_result(dir: &SessionDir) -> Option<Result<Json, String>> {
 pub(super) struct Said {
     pub(super) stdout: String,
     pub(super) stderr: String,
+    /// Of both, before what is here.
+    pub(super) omitted_bytes: u64,
 }
 
 impl Said {
@@ -151,12 +155,13 @@ impl Said {
     }
 }
 
-/// Reads the end of a transcript that has so many bytes.
-pub(super) async fn last_said(dir: &SessionDir, output_bytes: u64) -> Said {
+/// Reads the end of a transcript that has `output_bytes`: at most `bytes_max` of it.
+pub(super) async fn last_said(dir: &SessionDir, output_bytes: u64, bytes_max: u64) -> Said {
     let mut reader = Reader::new(&dir.transcript());
     blocking(move || {
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-        let mut from = output_bytes.saturating_sub(OUTPUT_BYTES_MAX);
+        let omitted_bytes = output_bytes.saturating_sub(bytes_max);
+        let mut from = omitted_bytes;
         while let Ok(page) = reader.read(from, FRAME_BYTES_MAX) {
             if page.chunks.is_empty() {
                 break;
@@ -172,6 +177,7 @@ pub(super) async fn last_said(dir: &SessionDir, output_bytes: u64) -> Said {
         Said {
             stdout: String::from_utf8_lossy(&stdout).into_owned(),
             stderr: String::from_utf8_lossy(&stderr).into_owned(),
+            omitted_bytes,
         }
     })
     .await

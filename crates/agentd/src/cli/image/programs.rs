@@ -36,7 +36,16 @@ impl Programs<'_> {
                 .hint("name one that is installed, or leave it out")
         })?;
         let path = std::path::absolute(&path).map_err(|error| Failure::file("find", &path, &error))?;
-        self.add_path(&path, 0)
+        self.add_path(&path, 0)?;
+        // Where /bin is a link to /usr/bin, a program has two paths, and scripts mostly name the other one.
+        if let (Some(name), Some(dir)) = (path.file_name(), path.parent()) {
+            for other in ["/bin", "/sbin"].map(Path::new) {
+                if other != dir && other.is_symlink() && other.canonicalize().is_ok_and(|real| real == dir) {
+                    self.adopt(&other.join(name))?;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn add_path(&mut self, path: &Path, depth: usize) -> Result<(), Failure> {
