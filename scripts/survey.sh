@@ -61,6 +61,7 @@ containers_work() {
                 >/dev/null) || return 1
         fi
         why=$(timeout 120 "$agentd" --home "$state" --config "$state/agentd.toml" run survey 2>&1 >/dev/null) && return 0
+        # Not by itself, but perhaps with the other program that starts containers.
     done
     return 1
 }
@@ -69,8 +70,34 @@ in_state() {
     "$agentd" --home "$state" --config "$state/agentd.toml" "$@"
 }
 
+# What is to be seen inside besides the directory: what git needs of a repository may lie above it, or elsewhere.
+places_are_free() {
+    set -- "$dir"
+    for place in --show-toplevel --git-common-dir; do
+        if path=$(git -C "$dir" rev-parse --path-format=absolute "$place" 2>/dev/null) && [ -d "$path" ]; then
+            set -- "$@" "$path"
+        fi
+    done
+    mine=$(readlink -f -- "${AGENTD_HOME:-${HOME:?}/.agentd}" || :)/
+    for path in "$@"; do
+        path=$(readlink -f -- "$path")
+        case $path in
+        / | /home | /tmp | /etc | /run | /proc | /proc/* | /sys | /sys/* | /dev | /dev/*)
+            why="a container has something else at $path"
+            return 1
+            ;;
+        esac
+        case $mine in
+        "$path"/*)
+            why="agentd's own files are in $path, and no container is to see them"
+            return 1
+            ;;
+        esac
+    done
+}
+
 why="AGENTD_SURVEY_ISOLATION=none"
-if [ "$isolation" != none ] && containers_work; then
+if [ "$isolation" != none ] && places_are_free && containers_work; then
     if [ "$(id -u)" -eq 0 ]; then
         whose="root's Podman containers, each with user ids of its own"
     else
@@ -78,7 +105,6 @@ if [ "$isolation" != none ] && containers_work; then
     fi
     echo "isolation: $whose, without a network; the directory is read-only in them" >&2
     set -- task run "$here/plans/survey.toml" "$dir" --agent survey
-    # What git needs of a repository may lie above the directory, or somewhere else.
     for place in --show-toplevel --git-common-dir; do
         if path=$(git -C "$dir" rev-parse --path-format=absolute "$place" 2>/dev/null) && [ -d "$path" ]; then
             set -- "$@" --read "$path"

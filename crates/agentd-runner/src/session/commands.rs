@@ -32,11 +32,32 @@ pub(super) fn of(node: &AcquiredNode) -> Option<&CommandWork> {
 }
 
 /// What it sees of the host, read-only, at the same places.
-pub(super) fn read(node: &AcquiredNode) -> Vec<PathBuf> {
-    match &node.context.node.work {
-        Some(Work::Agent(work)) if work.command.is_some() => work.read.iter().map(PathBuf::from).collect(),
-        _ => Vec::new(),
+///
+/// # Errors
+/// When that would show it agentd's own files: its socket, secrets, other agents' homes. `own` is where those are.
+pub(super) fn read(node: &AcquiredNode, own: &[&Path]) -> Result<Vec<PathBuf>, StepError> {
+    let Some(Work::Agent(work)) = &node.context.node.work else {
+        return Ok(Vec::new());
+    };
+    if work.command.is_none() {
+        return Ok(Vec::new());
     }
+    for own in own {
+        let own = own.canonicalize().unwrap_or_else(|_| own.to_path_buf());
+        for path in work.read.iter().map(Path::new) {
+            let real = path.canonicalize().map_err(|error| {
+                StepError::declaration(format!("cannot find {}: {error}", path.display()))
+            })?;
+            if own.starts_with(&real) || real.starts_with(&own) {
+                return Err(StepError::declaration(format!(
+                    "{} cannot be seen inside: agentd's own files are in {}",
+                    path.display(),
+                    own.display()
+                )));
+            }
+        }
+    }
+    Ok(work.read.iter().map(PathBuf::from).collect())
 }
 
 /// Puts up what it is given, and says which variables it gets besides the session's.

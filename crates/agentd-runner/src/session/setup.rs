@@ -319,7 +319,13 @@ impl Informed {
                 .map(|workspace| workspace.also.clone())
                 .unwrap_or_default(),
             workspace: workspace.map(|workspace| workspace.path),
-            read: node.map(commands::read).unwrap_or_default(),
+            read: match node {
+                Some(node) => commands::read(
+                    node,
+                    &[site.inner.options.state.root(), &site.inner.options.secret_dir],
+                )?,
+                None => Vec::new(),
+            },
             begin_in: command.map(|(_, work)| PathBuf::from(&work.cwd)),
             context: materials.context,
             skills: materials.skills,
