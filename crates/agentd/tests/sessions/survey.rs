@@ -264,10 +264,10 @@ cwd = ".."
     assert!(unknown.contains("\"bx\""), "{unknown}");
     env.fails(64, &[&plan[..], &["--read", more]].concat());
     env.write(
-        "bad.toml",
+        "base/plan/bad.toml",
         "goal = \"fail\"\n[[nodes]]\nname = \"n\"\nrun = \"echo why >&2; exit 7\"\n",
     );
-    let failed = env.fails(1, &["task", "run", "bad.toml", "--agent", "box"]);
+    let failed = env.fails(1, &["task", "run", "base/plan/bad.toml", "--agent", "box"]);
     assert!(failed.contains("why"), "{failed}");
     assert_eq!(podman.containers(), Vec::<String>::new());
 }
