@@ -54,4 +54,5 @@ AGENTD_RESULT=$run/report.json finish
 keep report.json <"$run/report.json"
 cat "$run/report"
 echo
-echo "This report is kept in $art/report.md."
+# Where the user finds it, who may be outside of the container that this runs in.
+echo "This report is kept in ${AGENTD_ARTIFACTS_ON_HOST:-$art}/report.md."

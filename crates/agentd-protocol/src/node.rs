@@ -183,7 +183,7 @@ impl Work {
 }
 
 /// A session of an agent, which works on the node under the node's lease.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AgentWork {
     /// The agent's name. Absent: any that has the capabilities which the node asks for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -195,6 +195,18 @@ pub struct AgentWork {
     /// configuration says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_secs: Option<Seconds>,
+    /// A program that the session runs instead of the agent's own, which then gets no prompt. It finds what a
+    /// command of a plan finds; its own time limit is not looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<CommandWork>,
+    /// Files and directories that such a program sees, read-only, where they are on this machine: absolute paths.
+    #[serde(
+        default,
+        deserialize_with = "null_is_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    #[schemars(with = "Option<Vec<String>>")]
+    pub read: Vec<String>,
 }
 
 impl AgentWork {

@@ -126,7 +126,21 @@ fn nodes(field: &str, specs: &[NodeSpec]) -> Result<(), String> {
                 ));
             }
         }
+        let command = match &spec.work {
+            Some(crate::node::Work::Command(command)) => Some(command),
+            Some(crate::node::Work::Agent(work)) => work.command.as_ref(),
+            None => None,
+        };
         if let Some(crate::node::Work::Agent(work)) = &spec.work {
+            if let Some(path) = work
+                .read
+                .iter()
+                .find(|path| !path.starts_with('/') || path.contains('\0'))
+            {
+                return Err(format!(
+                    "what a session is to read must be an absolute path, not {path:?}"
+                ));
+            }
             if let Some(agent) = &work.agent {
                 agent_name(agent)?;
             }
@@ -136,29 +150,33 @@ fn nodes(field: &str, specs: &[NodeSpec]) -> Result<(), String> {
                 limits::PROMPT_BYTES_MAX,
             )?;
         }
-        if let Some(crate::node::Work::Command(command)) = &spec.work {
-            if command.argv.first().is_none_or(String::is_empty) {
-                return Err("a command's argv names no program".into());
-            }
-            if !command.cwd.starts_with('/') {
-                return Err(format!(
-                    "a command's cwd must be an absolute path, not {:?}",
-                    command.cwd
-                ));
-            }
-            if command
-                .argv
-                .iter()
-                .chain(command.env.keys())
-                .chain(command.env.values())
-                .any(|s| s.contains('\0'))
-            {
-                return Err("a command's argv or env contains a NUL character".into());
-            }
-            if command.env.keys().any(|key| key.is_empty() || key.contains('=')) {
-                return Err("a command's env has a name that is empty or contains '='".into());
-            }
+        if let Some(command) = command {
+            runnable(command)?;
         }
+    }
+    Ok(())
+}
+
+fn runnable(command: &crate::node::CommandWork) -> Result<(), String> {
+    if command.argv.first().is_none_or(String::is_empty) {
+        return Err("a command's argv names no program".into());
+    }
+    if !command.cwd.starts_with('/') {
+        return Err(format!(
+            "a command's cwd must be an absolute path, not {:?}",
+            command.cwd
+        ));
+    }
+    let texts = command
+        .argv
+        .iter()
+        .chain(command.env.keys())
+        .chain(command.env.values());
+    if texts.chain([&command.cwd]).any(|text| text.contains('\0')) {
+        return Err("a command's argv, cwd or env contains a NUL character".into());
+    }
+    if command.env.keys().any(|key| key.is_empty() || key.contains('=')) {
+        return Err("a command's env has a name that is empty or contains '='".into());
     }
     Ok(())
 }

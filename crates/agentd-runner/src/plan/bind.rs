@@ -1,6 +1,6 @@
 //! A plan with its arguments: nothing is left open.
 
-use super::arguments::{Arguments, resolve};
+use super::arguments::{ArgumentKind, Arguments, resolve};
 use super::template::Renderer;
 use super::{Action, Plan, PlanError};
 use agentd_config::reader::Located;
@@ -20,6 +20,8 @@ pub struct BoundPlan {
     pub(crate) env: BTreeMap<String, String>,
     /// One for each node, in the order of the file.
     pub(crate) works: Vec<Work>,
+    /// In whose sessions its commands run, and what they read besides.
+    pub(crate) within: Option<(String, Vec<String>)>,
 }
 
 /// A node that an agent is to work on.
@@ -91,6 +93,7 @@ impl Plan {
                         agent: agent.as_ref().map(|agent| agent.value.clone()),
                         prompt: prompt.as_ref().map(render).transpose()?,
                         timeout_secs: node.timeout,
+                        ..AgentWork::default()
                     }));
                     continue;
                 }
@@ -127,6 +130,7 @@ impl Plan {
             goal,
             env,
             works,
+            within: None,
         })
     }
 }
@@ -152,6 +156,42 @@ impl BoundPlan {
         let all = commands.flat_map(|(node, _)| &node.capabilities);
         let names: std::collections::BTreeSet<&str> = all.map(String::as_str).collect();
         names.into_iter().collect()
+    }
+
+    /// Has the commands run in sessions of an agent. They see the plan's directory, the files and directories among
+    /// its arguments, and what `read` names besides, all read-only and at their own places. Paths are absolute.
+    ///
+    /// # Errors
+    /// [`PlanError::Argument`] when `agent` cannot be an agent's name.
+    pub fn within(&mut self, agent: &str, read: Vec<String>) -> Result<(), PlanError> {
+        agentd_protocol::requests::agent_name(agent).map_err(|why| PlanError::argument(None, why))?;
+        let mut paths: Vec<String> = vec![self.plan.dir().to_string_lossy().into_owned()];
+        let declared = self.plan.args.iter().zip(&self.args);
+        let there = |kind| matches!(kind, ArgumentKind::Directory | ArgumentKind::File);
+        let named = declared.filter(|(argument, _)| there(argument.kind));
+        paths.extend(named.map(|(_, (_, value))| value.clone()));
+        paths.extend(read.iter().cloned());
+        paths.sort_unstable();
+        // What is in another one is there with it.
+        let mut whole: Vec<String> = Vec::with_capacity(paths.len());
+        for path in paths {
+            if !whole.iter().any(|above| Path::new(&path).starts_with(above)) {
+                whole.push(path);
+            }
+        }
+        for work in &mut self.works {
+            if let Work::Command(command) = work {
+                *work = Work::Agent(AgentWork {
+                    agent: Some(agent.to_owned()),
+                    prompt: None,
+                    timeout_secs: command.timeout_secs.take(),
+                    command: Some(command.clone()),
+                    read: whole.clone(),
+                });
+            }
+        }
+        self.within = Some((agent.to_owned(), read));
+        Ok(())
     }
 
     /// The nodes that agents work on, in the order of the file.
@@ -181,7 +221,7 @@ impl BoundPlan {
     pub fn cwd(&self, node: &str) -> Option<&Path> {
         match self.nodes().find(|(other, _)| other.name == node)?.1 {
             Work::Command(work) => Some(Path::new(&work.cwd)),
-            Work::Agent(_) => None,
+            Work::Agent(work) => work.command.as_ref().map(|command| Path::new(&command.cwd)),
         }
     }
 
@@ -201,6 +241,11 @@ impl BoundPlan {
         for (name, value) in &self.args {
             part(name.as_bytes());
             part(value.as_bytes());
+        }
+        if let Some((agent, read)) = &self.within {
+            part(b"within");
+            part(agent.as_bytes());
+            read.iter().for_each(|path| part(path.as_bytes()));
         }
         let mut key = String::from("plan:");
         for byte in &digest.finalize()[..20] {

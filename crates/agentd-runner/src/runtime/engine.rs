@@ -135,6 +135,10 @@ pub struct Environment {
     pub workspace: Option<PathBuf>,
     /// What else must be at the same place inside, writable: a worktree's repository.
     pub also: Vec<PathBuf>,
+    /// What a command sees where it is on the host, read-only.
+    pub read: Vec<PathBuf>,
+    /// The directory that a command begins in, instead of the agent's own.
+    pub begin_in: Option<PathBuf>,
     /// Read-only data: name below `context` in the run directory → place on the host.
     pub context: BTreeMap<String, PathBuf>,
     /// Skills: name below `skills` in the run directory → place on the host.

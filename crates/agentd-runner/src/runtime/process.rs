@@ -152,7 +152,12 @@ impl Engine for Process {
                 .clone()
                 .unwrap_or_else(|| order.dir.run().join("secrets")),
             home: order.home.clone(),
-            workdir: order.workspace.clone().unwrap_or_else(|| order.home.clone()),
+            workdir: order
+                .begin_in
+                .as_ref()
+                .or(order.workspace.as_ref())
+                .unwrap_or(&order.home)
+                .clone(),
             path: self.path.clone().unwrap_or_else(|| PATH_DEFAULT.into()),
         }
     }

@@ -11,6 +11,7 @@
 //! A driver may be killed between any two steps: each begins by looking at what is there, and the database says how far
 //! the session was.
 
+use super::commands;
 use super::manager::Inner;
 use super::outcome::{self, Evidence};
 use super::setup::{self, SetUpFailed};
@@ -35,6 +36,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+
+/// For how long the agent ran, as far as that is known.
+fn ran_ms(info: &SessionInfo) -> u64 {
+    match (info.started_at, info.exited_at) {
+        (Some(from), Some(to)) => u64::try_from(to.unix_ms - from.unix_ms).unwrap_or(0),
+        _ => 0,
+    }
+}
 
 /// Between two attempts to write what the store could not take.
 const RETRY_MAX: Duration = Duration::from_secs(30);
@@ -387,10 +396,21 @@ impl Driver {
         }
         self.note_step("teardown", "environment", begun, None);
         let mut outcome = outcome::decide(&evidence);
+        let command = match self.lease {
+            Some(lease) => commands::is_of(&self.inner, lease).await?,
+            None => false,
+        };
+        let kept = match command {
+            true => teardown::COMMAND_OUTPUT_BYTES_MAX,
+            false => teardown::OUTPUT_BYTES_MAX,
+        };
         let said = match self.lease {
             None if outcome.reason != OutcomeReason::Completed => Said::default(),
-            _ => teardown::last_said(&self.dir, self.output_bytes).await,
+            _ => teardown::last_said(&self.dir, self.output_bytes, kept).await,
         };
+        if command && outcome.reason == OutcomeReason::Completed {
+            outcome.result = Some(commands::result(&outcome, &said, ran_ms(&self.info)));
+        }
         if outcome.result.is_none() && outcome.reason == OutcomeReason::Completed {
             outcome.result = Some(said.as_result(self.info.id, &outcome));
         }

@@ -85,28 +85,41 @@ pub fn prepare(dirs: &StateDirs, home_name: &str, users: &Users) -> Result<Home,
 
 /// Makes the XDG directories. What the agent itself has put in their places stays; a link there leads nobody away.
 fn make_xdg(home: &OwnedFd, home_path: &Path, owner: (u32, u32)) -> Result<(), StepError> {
-    for (_, relative) in XDG {
-        let mut path = home_path.to_owned();
-        let mut above: Option<OwnedFd> = None;
-        for name in relative.split('/') {
-            path.push(name);
-            let dir = above.as_ref().unwrap_or(home).as_fd();
-            let made = match rfs::mkdirat(dir, name, Mode::from_raw_mode(0o700)) {
-                Ok(()) => true,
-                Err(Errno::EXIST) => false,
-                Err(error) => return Err(StepError::io("make", &path)(error)),
-            };
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let Ok(fd) = rfs::openat(dir, name, flags, Mode::empty()) else {
-                break;
-            };
-            // One that was made before agentd was killed is agentd's still.
-            let found = Found::of(fd.as_fd()).map_err(StepError::io("look at", &path))?;
-            if made || found.uid == rustix::process::geteuid().as_raw() {
-                state::own(fd.as_fd(), &path, owner)?;
-            }
-            above = Some(fd);
+    XDG.iter()
+        .try_for_each(|(_, relative)| make_below(home, home_path, relative, owner))
+}
+
+/// Makes a directory in a home, and those above it, for the agent.
+///
+/// # Errors
+/// When it cannot be made. What the agent has put in its place is no error, and stays.
+pub(super) fn make_in(home: &Path, relative: &str, users: &Users) -> Result<(), StepError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = rfs::openat(CWD, home, flags, Mode::empty()).map_err(StepError::io("open", home))?;
+    make_below(&fd, home, relative, (users.host_uid, users.host_gid))
+}
+
+fn make_below(home: &OwnedFd, home_path: &Path, relative: &str, owner: (u32, u32)) -> Result<(), StepError> {
+    let mut path = home_path.to_owned();
+    let mut above: Option<OwnedFd> = None;
+    for name in relative.split('/') {
+        path.push(name);
+        let dir = above.as_ref().unwrap_or(home).as_fd();
+        let made = match rfs::mkdirat(dir, name, Mode::from_raw_mode(0o700)) {
+            Ok(()) => true,
+            Err(Errno::EXIST) => false,
+            Err(error) => return Err(StepError::io("make", &path)(error)),
+        };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let Ok(fd) = rfs::openat(dir, name, flags, Mode::empty()) else {
+            break;
+        };
+        // One that was made before agentd was killed is agentd's still.
+        let found = Found::of(fd.as_fd()).map_err(StepError::io("look at", &path))?;
+        if made || found.uid == rustix::process::geteuid().as_raw() {
+            state::own(fd.as_fd(), &path, owner)?;
         }
+        above = Some(fd);
     }
     Ok(())
 }

@@ -17,7 +17,7 @@ use super::materials::{self, Materials, Placement};
 use super::mission::{self, Subject};
 use super::secrets::{self, Delivered, SecretStore};
 use super::state::{self, RunDir};
-use super::{blocking, home, workspace};
+use super::{blocking, commands, home, workspace};
 use crate::runtime::engine::{Built, Engine, Environment, Program, Users};
 use agentd_config::{Agent, RuntimeKind, WorkspaceMode};
 use agentd_protocol::SessionInfo;
@@ -114,9 +114,14 @@ type Step<T> = Result<T, StepError>;
 /// Builds it. `done` is told of each step that worked, and when it began.
 pub(super) async fn run(
     inner: &Arc<Inner>,
-    order: Order,
+    mut order: Order,
     done: impl Fn(&'static str, Instant),
 ) -> Result<Ready, SetUpFailed> {
+    if let Some(node) = &mut order.node {
+        commands::complete(inner, node)
+            .await
+            .map_err(SetUpFailed::Store)?;
+    }
     let home_name = order.agent.home_name(order.replica);
     let number = Command::NumberHome(home_name.clone());
     let number: HomeNumber = execute(inner.store(), number).await.map_err(SetUpFailed::Store)?;
@@ -295,7 +300,12 @@ impl Informed {
         let given = work
             .and_then(|work| work.prompt.as_deref())
             .or(order.info.prompt.as_deref());
-        let prompt = mission::prompt(given, &subject)?;
+        let node = order.node.as_ref();
+        let command = node.and_then(|node| Some((node, commands::of(node)?)));
+        let prompt = match command {
+            Some(_) => None,
+            None => mission::prompt(given, &subject)?,
+        };
         mission::write(&run, &subject, prompt.as_deref())?;
         let environment = Environment {
             session: order.info.id,
@@ -310,24 +320,39 @@ impl Informed {
                 .map(|workspace| workspace.also.clone())
                 .unwrap_or_default(),
             workspace: workspace.map(|workspace| workspace.path),
+            read: match node {
+                Some(node) => commands::read(
+                    node,
+                    &[site.inner.options.state.root(), &site.inner.options.secret_dir],
+                )?,
+                None => Vec::new(),
+            },
+            begin_in: command.map(|(_, work)| PathBuf::from(&work.cwd)),
             context: materials.context,
             skills: materials.skills,
             users,
         };
         let inside = site.engine.inside(&environment);
-        let mut argv = order.agent.command.clone();
+        let mut argv = match command {
+            Some((_, work)) => work.argv.clone(),
+            None => order.agent.command.clone(),
+        };
         argv.extend(
             prompt
                 .as_deref()
                 .map(|prompt| mission::prompt_argument(prompt, &inside.run_dir)),
         );
-        let env = home::environment(home::Whose {
+        let mut env = home::environment(home::Whose {
             inside: &inside,
             agent: &order.agent,
             home_name: &site.home_name,
             session: order.info.id,
             has_prompt: prompt.is_some(),
         })?;
+        if let Some((node, work)) = command {
+            let (home, users) = (&environment.home, &environment.users);
+            env.extend(commands::supply(order, node, work, &run, home, users, &inside)?);
+        }
         let program = Program {
             argv,
             env,

@@ -17,7 +17,9 @@ use std::io::Read;
 use std::sync::Arc;
 
 /// What of an agent's output stands for the result that it did not leave, in bytes.
-const OUTPUT_BYTES_MAX: u64 = 32 * 1024;
+pub(super) const OUTPUT_BYTES_MAX: u64 = 32 * 1024;
+/// The same of a plan's command, whose output is its result.
+pub(super) const COMMAND_OUTPUT_BYTES_MAX: u64 = 192 * 1024;
 /// What is told of a supervisor's own log, in bytes.
 const LOG_BYTES_MAX: u64 = 1024;
 
@@ -162,6 +164,8 @@ fn read_result(dir: &SessionDir) -> Option<Result<Json, String>> {
 pub(super) struct Said {
     pub(super) stdout: String,
     pub(super) stderr: String,
+    /// Of both, before what is here.
+    pub(super) omitted_bytes: u64,
 }
 
 impl Said {
@@ -175,13 +179,14 @@ impl Said {
     }
 }
 
-/// Reads the end of a transcript that has about so many bytes; with 0, when that is not known, all of it.
-pub(super) async fn last_said(dir: &SessionDir, output_bytes: u64) -> Said {
+/// Reads the end of a transcript that has about `output_bytes` (with 0, when that is not known, all of it): at most
+/// `bytes_max` of it.
+pub(super) async fn last_said(dir: &SessionDir, output_bytes: u64, bytes_max: u64) -> Said {
     let mut reader = Reader::new(&dir.transcript());
     blocking(move || {
         let mut last = VecDeque::new();
         let mut bytes = 0;
-        let mut from = output_bytes.saturating_sub(OUTPUT_BYTES_MAX);
+        let mut from = output_bytes.saturating_sub(bytes_max);
         while let Ok(page) = reader.read(from, FRAME_BYTES_MAX) {
             if page.chunks.is_empty() {
                 break;
@@ -191,10 +196,10 @@ pub(super) async fn last_said(dir: &SessionDir, output_bytes: u64) -> Said {
                 bytes += chunk.bytes.len() as u64;
                 last.push_back(chunk);
             }
-            while bytes > OUTPUT_BYTES_MAX
+            while bytes > bytes_max
                 && let Some(chunk) = last.front_mut()
             {
-                let over = usize::try_from(bytes - OUTPUT_BYTES_MAX).unwrap_or(usize::MAX);
+                let over = usize::try_from(bytes - bytes_max).unwrap_or(usize::MAX);
                 let over = over.min(chunk.bytes.len());
                 bytes -= over as u64;
                 chunk.bytes.drain(..over);
@@ -213,6 +218,7 @@ pub(super) async fn last_said(dir: &SessionDir, output_bytes: u64) -> Said {
         Said {
             stdout: String::from_utf8_lossy(&stdout).into_owned(),
             stderr: String::from_utf8_lossy(&stderr).into_owned(),
+            omitted_bytes: from.saturating_sub(bytes),
         }
     })
     .await

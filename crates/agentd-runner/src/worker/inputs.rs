@@ -28,6 +28,21 @@ pub(crate) fn environment(
     dir: &AttemptDir,
     artifacts: &Path,
 ) -> BTreeMap<String, String> {
+    let mut env = of_plan(node, work);
+    let path = |path: &Path| path.to_string_lossy().into_owned();
+    let own = [
+        ("SOCKET_PATH", path(&options.socket_path)),
+        ("RUN_DIR", path(dir.path())),
+        ("INPUTS", path(&dir.inputs())),
+        ("RESULT", path(&dir.result())),
+        ("ARTIFACTS", path(artifacts)),
+    ];
+    env.extend(own.map(|(name, value)| (format!("AGENTD_{name}"), value.replace('\0', ""))));
+    env
+}
+
+/// What a command's variables are wherever it runs: of its plan, its node and its lease.
+pub(crate) fn of_plan(node: &AcquiredNode, work: &CommandWork) -> BTreeMap<String, String> {
     let context: TaskContext = serde_json::from_str(node.context.task.context.text()).unwrap_or_default();
     let mut env: BTreeMap<String, String> = BTreeMap::new();
     for (name, value) in &context.env {
@@ -51,7 +66,6 @@ pub(crate) fn environment(
             );
         }
     }
-    let path = |path: &Path| path.to_string_lossy().into_owned();
     let own = [
         ("TASK_ID", node.task_id.to_string()),
         ("NODE_ID", node.node_id.to_string()),
@@ -59,11 +73,6 @@ pub(crate) fn environment(
         ("LEASE_ID", node.lease_id.to_string()),
         ("ATTEMPT", node.attempt.to_string()),
         ("FENCE", node.fence.to_string()),
-        ("SOCKET_PATH", path(&options.socket_path)),
-        ("RUN_DIR", path(dir.path())),
-        ("INPUTS", path(&dir.inputs())),
-        ("RESULT", path(&dir.result())),
-        ("ARTIFACTS", path(artifacts)),
     ];
     env.extend(own.map(|(name, value)| (format!("AGENTD_{name}"), value.replace('\0', ""))));
     env
@@ -91,6 +100,14 @@ fn is_file_name(name: &str) -> bool {
 
 /// Writes the files of one dependency. Blocks.
 pub(crate) fn write(inputs: &Path, name: &str, result: &Json) -> io::Result<()> {
+    for (name, text) in files(name, result) {
+        fs::write(inputs.join(name), text)?;
+    }
+    Ok(())
+}
+
+/// The files of one dependency: name and content.
+pub(crate) fn files(name: &str, result: &Json) -> Vec<(String, String)> {
     #[derive(Deserialize)]
     struct Parts<'a> {
         #[serde(default)]
@@ -103,23 +120,23 @@ pub(crate) fn write(inputs: &Path, name: &str, result: &Json) -> io::Result<()> 
         #[serde(default)]
         output: Option<String>,
     }
-    fs::write(inputs.join(format!("{name}.json")), result.text())?;
+    let mut files = vec![(format!("{name}.json"), result.text().to_owned())];
     // Another program's result, or an agent's, may have any shape; then there is the whole of it and nothing else. An
     // array would be read as the fields in their order.
     if !result.text().trim_start().starts_with('{') {
-        return Ok(());
+        return files;
     }
     let Ok(parts) = serde_json::from_str::<Parts<'_>>(result.text()) else {
-        return Ok(());
+        return files;
     };
     let output = parts.session_id.and(parts.output);
     if let Some(stdout) = parts.stdout.or(output) {
-        fs::write(inputs.join(format!("{name}.out")), stdout)?;
+        files.push((format!("{name}.out"), stdout));
     }
     if let Some(value) = parts.value {
-        fs::write(inputs.join(format!("{name}.value")), value.get())?;
+        files.push((format!("{name}.value"), value.get().to_owned()));
     }
-    Ok(())
+    files
 }
 
 /// The dependencies whose results were too large to come with the node.

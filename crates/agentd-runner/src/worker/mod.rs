@@ -24,7 +24,7 @@ mod attempt;
 mod dirs;
 mod event;
 mod finish;
-mod inputs;
+pub(crate) mod inputs;
 mod lease;
 mod payload;
 mod pool;

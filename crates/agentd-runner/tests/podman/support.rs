@@ -209,6 +209,8 @@ impl World {
             secrets: None,
             workspace: workspace.map(Path::to_owned),
             also: Vec::new(),
+            read: Vec::new(),
+            begin_in: None,
             context: BTreeMap::new(),
             skills: BTreeMap::new(),
             users,

@@ -134,6 +134,7 @@ fn agent_node(id: u128, agent: &str) -> NodeSpec {
             agent: Some(agent.into()),
             prompt: Some(format!("node {id}")),
             timeout_secs: None,
+            ..AgentWork::default()
         })),
         ..after(id, &[])
     }

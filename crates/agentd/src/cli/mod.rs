@@ -6,6 +6,7 @@ pub(crate) mod daemon;
 mod db;
 pub(crate) mod doctor;
 mod generate;
+mod image;
 mod info;
 pub(crate) mod init;
 mod journal;
@@ -89,6 +90,8 @@ pub(crate) enum Command {
     Lock(lock::LockCommand),
     Worker(worker::WorkerArgs),
     Journal(journal::JournalArgs),
+    #[command(subcommand)]
+    Image(image::ImageCommand),
     #[command(subcommand)]
     Db(db::DbCommand),
     Init(init::InitArgs),
@@ -248,6 +251,7 @@ impl Command {
             Self::Lock(command) => command.run(context).await,
             Self::Worker(args) => args.run(context).await,
             Self::Journal(args) => args.run(context).await,
+            Self::Image(command) => Box::pin(command.run(context)).await,
             Self::Db(command) => command.run(context).await,
             Self::Health(args) => args.run(context).await,
             Self::Metrics(args) => args.run(context).await,

@@ -11,8 +11,10 @@ mod crash_scene;
 mod crash_stop;
 mod crash_user;
 mod crash_versions;
+mod images;
 #[path = "../support/podman.rs"]
 mod podman;
 mod smoke;
 #[path = "../support/mod.rs"]
 mod support;
+mod survey;

@@ -1,10 +1,12 @@
 //! A Podman of a test's own, for the daemon of a [`TestEnvironment`]: its own storage, its own configuration, an image
 //! made on the spot. The machine's own is left alone.
 
+#![allow(dead_code, reason = "each test uses a part of it")]
+
 use crate::support::{TestEnvironment, shown};
 use serde_json::json;
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -59,6 +61,18 @@ impl Podman {
     /// `podman = [...]`, for `[daemon]` in `agentd.toml`.
     pub(crate) fn setting(&self) -> String {
         format!("podman = {}\n", json!(self.line))
+    }
+
+    /// A directory for the front of `PATH`, in which `podman` is this one: for scripts that call it.
+    pub(crate) fn shim(&self, env: &TestEnvironment) -> PathBuf {
+        let words: Vec<String> = self.line[1..].iter().map(|word| format!("'{word}'")).collect();
+        let text = format!(
+            "#!/bin/sh\nPATH=${{PATH#*:}}\nexec podman {} \"$@\"\n",
+            words.join(" ")
+        );
+        let file = env.write("shim/podman", &text);
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).expect("a mode");
+        env.path("shim")
     }
 
     /// A command of this Podman.

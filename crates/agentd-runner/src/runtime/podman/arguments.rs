@@ -61,6 +61,12 @@ pub(super) fn run(podman: &Podman, order: &Environment) -> Result<Vec<String>, E
         add(&["--hostname", &order.home_name]);
     }
     users(podman, order, &mut add)?;
+    if let Some(path) = order.read.iter().find(|path| super::check::is_taken(path)) {
+        return Err(EngineError::Refused(format!(
+            "{} cannot be seen inside: the container has something of its own there",
+            path.display()
+        )));
+    }
     for (from, to, access) in mounts(podman, order) {
         add(&["--mount", &mount(&from, &to, access)?]);
     }
@@ -194,6 +200,8 @@ fn mounts(podman: &Podman, order: &Environment) -> Vec<(PathBuf, PathBuf, Access
         let entries = entries.iter();
         mounts.extend(entries.map(|(name, from)| (from.clone(), Path::new(parent).join(name), Access::Read)));
     }
+    let read = order.read.iter();
+    mounts.extend(read.map(|path| (path.clone(), path.clone(), Access::Read)));
     let shared = shared(order);
     for (index, (from, to)) in shared.into_iter().enumerate() {
         let from = match order.users.shown_as_agent {

@@ -91,7 +91,7 @@ fn workdir(agent: &Agent, problems: &mut Problems) {
 }
 
 /// Places of the container's own, which nothing may be mounted on.
-fn is_taken(workdir: &Path) -> bool {
+pub(super) fn is_taken(workdir: &Path) -> bool {
     let below = ["/proc", "/sys", "/dev", RUN_DIR, SECRETS_DIR];
     let exactly = ["/", "/run", "/tmp", "/etc", "/home"];
     below.iter().any(|place| workdir.starts_with(place))

@@ -336,9 +336,10 @@ impl Engine for Podman {
         Inside {
             run_dir: RUN_DIR.into(),
             secrets: SECRETS_DIR.into(),
-            workdir: match order.workspace {
-                Some(_) => arguments::workdir(&order.agent),
-                None => home.clone(),
+            workdir: match (&order.begin_in, &order.workspace) {
+                (Some(dir), _) => dir.clone(),
+                (None, Some(_)) => arguments::workdir(&order.agent),
+                (None, None) => home.clone(),
             },
             home,
             path: PATH_INSIDE.into(),

@@ -13,7 +13,7 @@ use agentd_protocol::results::{CancelledTask, NodeIds, TaskList, TaskSummary};
 use agentd_protocol::{Method, Reason, TaskId, TaskState};
 use agentd_runner::plan::{Arguments, BoundPlan, Plan, PlanError};
 use clap::Args;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A plan and its arguments.
 #[derive(Clone, Debug, Args)]
@@ -27,6 +27,13 @@ pub(super) struct PlanArgs {
     /// An argument by its name; may be repeated
     #[arg(long = "arg", value_name = "NAME=VALUE", value_parser = named)]
     named: Vec<(String, String)>,
+    /// Run the plan's commands in sessions of this agent, as agentd.toml declares it. They see the plan's directory and
+    /// the files and directories among its arguments, read-only, and their artifacts are in the agent's home
+    #[arg(long, value_name = "NAME")]
+    agent: Option<String>,
+    /// What they see besides, read-only and at its own place; may be repeated
+    #[arg(long, value_name = "PATH", requires = "agent")]
+    read: Vec<PathBuf>,
 }
 
 fn named(text: &str) -> Result<(String, String), String> {
@@ -49,8 +56,27 @@ impl PlanArgs {
             named: self.named.clone(),
             current_dir,
         };
-        Ok(plan.bind(&arguments)?)
+        let mut plan = plan.bind(&arguments)?;
+        if let Some(agent) = &self.agent {
+            let read = self
+                .read
+                .iter()
+                .map(|path| absolute(path))
+                .collect::<Result<_, _>>()?;
+            plan.within(agent, read)?;
+        }
+        Ok(plan)
     }
+}
+
+fn absolute(path: &Path) -> Result<String, Failure> {
+    let found = path
+        .canonicalize()
+        .map_err(|error| Failure::file("find", path, &error))?;
+    found
+        .into_os_string()
+        .into_string()
+        .map_err(|path| Failure::bad_input(format!("the path {} is not UTF-8", path.display())))
 }
 
 impl From<PlanError> for Failure {

@@ -271,7 +271,7 @@ pub(super) async fn outcome(
 
 fn outcome_of(node: String, work: Option<&Work>, payload: Json) -> Outcome {
     let mut fields = payload.to_value();
-    let printed = if matches!(work, Some(Work::Agent(_))) {
+    let printed = if matches!(work, Some(Work::Agent(AgentWork { command: None, .. }))) {
         // What the agent left is the result as a whole; if it left nothing, there is what it printed.
         let output = fields["session_id"]
             .as_str()
@@ -321,6 +321,7 @@ mod tests {
             agent: None,
             prompt: None,
             timeout_secs: None,
+            ..AgentWork::default()
         });
         let shown = |work: Option<&Work>, payload: Value| {
             let outcome = outcome_of("n".into(), work, payload.into());

@@ -41,7 +41,8 @@ the same command starts afresh.
 The daemon that runs is used; when none runs, this process is the daemon for as long as the run takes, so that
 `agentd task list` and the like work meanwhile.
 
-Nodes for agents are run by the daemon, in sessions of their own; this command waits for them.
+Nodes for agents are run by the daemon, in sessions of their own; this command waits for them. With --agent that goes
+for the plan's commands as well: they run in the agent's container, and go on there when this is interrupted.
 
 Progress goes to stderr, the result to stdout. Ends with 0 when every node is completed, and with 1 when one has
 failed. Ctrl-C stops the commands and gives their nodes back; once more stops at once.
@@ -49,7 +50,8 @@ failed. Ctrl-C stops the commands and gives their nodes back; once more stops at
 Examples:
   agentd task run plans/survey.toml
   agentd task run plans/survey.toml ~/src/project
-  agentd task run build.toml --arg target=release --slots 4")]
+  agentd task run build.toml --arg target=release --slots 4
+  agentd task run build.toml --agent sandbox")]
 pub(crate) struct RunArgs {
     #[command(flatten)]
     plan: PlanArgs,
