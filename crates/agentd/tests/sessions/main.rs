@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
+mod faults_engine;
 #[path = "../support/podman.rs"]
 mod podman;
+mod site;
 mod smoke;
 #[path = "../support/mod.rs"]
 mod support;
