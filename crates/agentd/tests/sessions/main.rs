@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
+mod faults_agents;
 mod faults_engine;
 #[path = "../support/podman.rs"]
 mod podman;
+mod secrets;
 mod site;
 mod smoke;
 #[path = "../support/mod.rs"]

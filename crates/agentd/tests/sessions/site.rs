@@ -167,6 +167,21 @@ impl Site {
     }
 }
 
+impl Drop for Site {
+    fn drop(&mut self) {
+        // What a failed test has left: agents go with their supervisors, containers with their Podman.
+        let state = self.env.state().into_os_string().into_encoded_bytes();
+        let ours = |line: &[u8]| {
+            let mut words = line.split(|byte| *byte == 0);
+            words.any(|word| word == b"__session") && words.any(|word| word.starts_with(&state))
+        };
+        for pid in processes(ours) {
+            let _ =
+                nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+        }
+    }
+}
+
 /// `reason`, exit code or signal, and message of a session that is over.
 #[track_caller]
 pub(crate) fn outcome(session: &Value) -> (String, Value, String) {
