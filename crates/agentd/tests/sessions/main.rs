@@ -4,6 +4,7 @@
 
 mod faults_agents;
 mod faults_engine;
+mod isolation;
 #[path = "../support/podman.rs"]
 mod podman;
 mod secrets;
