@@ -4,7 +4,6 @@ use crate::site::{
     Disk, Site, WAIT, contained, memory_max_kib, outcome, plain, processes, supervisor, until,
 };
 use crate::support::{TestEnvironment, code, finish, shown};
-use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -320,7 +319,6 @@ fn a_full_disk_under_the_sessions_loses_output_and_nothing_else() {
     env.ok(&["sessions", "logs", "-f", &quiet]);
     assert_eq!(env.json(&["sessions", "stop", &quiet])["outcome"]["exit_code"], 7);
     assert_eq!(env.ok(&["run", "small"]), "fine\n");
-    daemon.signal(Signal::SIGTERM);
     daemon.stop();
     drop(disk);
 }

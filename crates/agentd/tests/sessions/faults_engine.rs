@@ -22,7 +22,7 @@ fn an_engine_that_hangs_is_given_up_and_others_go_on() {
             contained(
                 "stops",
                 "trap 'echo bye; exit 0' TERM; echo ready; while :; do sleep 0.1; done",
-                "",
+                "grace_period = \"3s\"",
             ),
             contained(
                 "stubborn",

@@ -96,7 +96,7 @@ fn files(dir: &Path, all: &mut Vec<PathBuf>) {
         match entry.file_type() {
             Ok(kind) if kind.is_dir() => files(&path, all),
             Ok(kind) if kind.is_file() && entry.metadata().is_ok_and(|of| of.len() < 1_500_000) => {
-                all.push(path)
+                all.push(path);
             }
             _ => {}
         }
