@@ -3,10 +3,10 @@
 
 use rustix::fs::CWD;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, open_tree, unmount};
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -24,6 +24,9 @@ pub(crate) struct Shown {
 /// The most mounts of one session: the workspace, and what its worktree needs besides.
 const MOUNTS_MAX: usize = 64;
 
+/// Engines that give up root's rights before they mount must be able to walk through.
+const PASSABLE: u32 = 0o711;
+
 /// Whether the kernel and the directory's file system can do it. Changes nothing.
 pub(crate) fn supported(source: &Path) -> bool {
     let some = Shown {
@@ -38,16 +41,28 @@ pub(crate) fn mount(dir: &Path, sources: &[&Path], map: &[Shown]) -> io::Result<
     if sources.len() > MOUNTS_MAX {
         return Err(io::Error::other("more mounts than a session may have"));
     }
-    // Engines that give up root's rights before they mount must be able to walk through.
-    let make = |path: &Path| DirBuilder::new().recursive(true).mode(0o711).create(path);
-    make(dir)?;
+    for dir in dir.parent().into_iter().chain([dir]) {
+        make_passable(dir)?;
+        // Also one that an earlier agentd has made.
+        fs::set_permissions(dir, Permissions::from_mode(PASSABLE))?;
+    }
     for (index, source) in sources.iter().enumerate() {
         let target = place(dir, index);
-        make(&target)?;
+        make_passable(&target)?;
         let tree = tree(source, map)?;
         move_mount(&tree, "", CWD, &target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
     }
     Ok(())
+}
+
+/// Makes a directory unless it is there. Its mode is what it is to be, whatever the process's mask is; one that is there
+/// is left alone, for something may be mounted on it.
+fn make_passable(dir: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(dir) {
+        Ok(()) => fs::set_permissions(dir, Permissions::from_mode(PASSABLE)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Where the mount of the source with this index is.

@@ -186,7 +186,8 @@ impl Driver {
             node,
             dir: self.dir.clone(),
         };
-        let built = setup::run(&self.inner, order, |step, begun| {
+        let under_way = setup::UnderWay::new();
+        let built = setup::run(&self.inner, order, &under_way, |step, begun| {
             self.note_step("setup", step, begun, None);
         });
         let limit = self.inner.options.setup_timeout;
@@ -198,10 +199,13 @@ impl Driver {
                 return Ok(refused(format!("{step}: {message}")));
             }
             Err(_) => {
-                return Ok(refused(format!(
-                    "set-up took longer than {} seconds",
+                let (step, begun) = under_way.now();
+                let message = format!(
+                    "it had not ended when the {} seconds were over that set-up may take (setup_timeout)",
                     limit.as_secs()
-                )));
+                );
+                self.note_step("setup", step, begun, Some(&message));
+                return Ok(refused(format!("{step}: {message}")));
             }
         };
         for warning in &ready.warnings {

@@ -12,7 +12,7 @@
 //! way, and bears with what is only half there ([`super::teardown`]).
 
 use super::error::StepError;
-use super::manager::Inner;
+use super::manager::{Inner, locked};
 use super::materials::{self, Materials, Placement};
 use super::mission::{self, Subject};
 use super::secrets::{self, Delivered, SecretStore};
@@ -28,7 +28,7 @@ use agentd_supervisor::dir::SessionDir;
 use agentd_supervisor::spawn::{self, SpawnError};
 use agentd_supervisor::spec::{PROTOCOL_VERSION, Spec, TranscriptLimits};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// What is to be built.
@@ -50,6 +50,26 @@ pub(super) enum SetUpFailed {
         message: String,
         begun: Instant,
     },
+}
+
+/// Which step is under way, and since when.
+#[derive(Debug)]
+pub(super) struct UnderWay(Mutex<(&'static str, Instant)>);
+
+impl UnderWay {
+    pub(super) fn new() -> Self {
+        Self(Mutex::new(("identity", Instant::now())))
+    }
+
+    pub(super) fn now(&self) -> (&'static str, Instant) {
+        *locked(&self.0)
+    }
+
+    fn begin(&self, step: &'static str) -> Instant {
+        let begun = Instant::now();
+        *locked(&self.0) = (step, begun);
+        begun
+    }
 }
 
 /// What every step knows.
@@ -111,10 +131,11 @@ pub(super) struct Ready {
 
 type Step<T> = Result<T, StepError>;
 
-/// Builds it. `done` is told of each step that worked, and when it began.
+/// Builds it. `done` is told of each step that worked, and when it began; `under_way` of each that begins.
 pub(super) async fn run(
     inner: &Arc<Inner>,
     mut order: Order,
+    under_way: &UnderWay,
     done: impl Fn(&'static str, Instant),
 ) -> Result<Ready, SetUpFailed> {
     if let Some(node) = &mut order.node {
@@ -141,17 +162,18 @@ pub(super) async fn run(
         home_name,
         warnings: Vec::new(),
     };
-    let begun = Instant::now();
+    let begun = under_way.begin("runtime");
     if let Err(error) = engine.ready().await {
         return Err(failed("runtime", begun, &error));
     }
+    let done = (under_way, done);
     let site = step("runtime", &done, move || site.check()).await?;
     let claimed = step("workspace", &done, move || site.claim(number.number)).await?;
     let housed = step("identity", &done, move || claimed.house()).await?;
     let supplied = step("credentials", &done, move || housed.supply()).await?;
     let informed = step("context", &done, move || supplied.inform()).await?;
     let briefed = step("mission", &done, move || informed.brief()).await?;
-    let begun = Instant::now();
+    let begun = under_way.begin("container");
     if let Err(error) = engine.prepare(&briefed.environment).await {
         return Err(failed("container", begun, &error));
     }
@@ -160,10 +182,10 @@ pub(super) async fn run(
 
 async fn step<T: Send + 'static>(
     step: &'static str,
-    done: &impl Fn(&'static str, Instant),
+    (under_way, done): &(&UnderWay, impl Fn(&'static str, Instant)),
     work: impl FnOnce() -> Step<T> + Send + 'static,
 ) -> Result<T, SetUpFailed> {
-    let begun = Instant::now();
+    let begun = under_way.begin(step);
     match blocking(work).await {
         Ok(built) => {
             done(step, begun);

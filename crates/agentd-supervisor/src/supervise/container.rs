@@ -40,7 +40,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 
-/// How long the engine may take to pass on a signal before it is sent directly.
+/// How long the engine may take at most to pass on a signal before it is sent directly.
 const SIGNAL_MAX: Duration = Duration::from_secs(5);
 /// How long after KILL the monitor may take, before the container's init is killed directly, and after that again
 /// before the monitor is.
@@ -296,7 +296,9 @@ impl Container<'_> {
                         step = Step::Terminated;
                         due = Some(until);
                         if !grace.is_zero() {
-                            action = Some(self.action(&self.order.terminate));
+                            // Of an engine that hangs, something of the grace is left for the agent.
+                            let time_max = SIGNAL_MAX.min(grace / 2);
+                            action = Some(self.action(&self.order.terminate, time_max));
                         }
                     } else if step == Step::Terminated {
                         due = due.map(|due| due.min(until));
@@ -317,7 +319,7 @@ impl Container<'_> {
                     due = Some(Instant::now() + KILLED_MAX);
                     step = match step {
                         Step::No | Step::Terminated => {
-                            action = Some(self.action(&self.order.kill));
+                            action = Some(self.action(&self.order.kill, SIGNAL_MAX));
                             Step::Killed
                         }
                         Step::Killed => {
@@ -373,12 +375,12 @@ impl Container<'_> {
         Ended { exited, must_remove }
     }
 
-    fn action(&self, argv: &[String]) -> Action {
+    fn action(&self, argv: &[String], time_max: Duration) -> Action {
         Box::pin(engine::run(
             Arc::clone(self.children),
             argv.to_vec(),
             self.order.env.clone(),
-            SIGNAL_MAX,
+            time_max,
         ))
     }
 

@@ -47,8 +47,9 @@ pub(super) async fn run(
     let Some((program, arguments)) = argv.split_first() else {
         return Err("no program is named".into());
     };
-    // The verb, for people: `podman run`.
-    let name = match arguments.iter().find(|argument| !argument.starts_with('-')) {
+    // The verb, for people: `podman run`. The engine's own options come before it, and some have values.
+    let is_verb = |argument: &&String| matches!(argument.as_str(), "run" | "kill" | "rm");
+    let name = match arguments.iter().find(is_verb) {
         Some(verb) => format!("{program} {verb}"),
         None => program.clone(),
     };

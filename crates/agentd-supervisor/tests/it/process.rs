@@ -136,7 +136,9 @@ async fn an_agent_that_cannot_start_says_why() {
 async fn whatever_an_agent_leaves_behind_is_ended() {
     let session = Session::sh(&format!("{DAEMON}{DAEMON_UP}exit 3"));
     let end = session.run_exited().await;
-    assert_eq!((end.code, end.leftovers, end.survivors), (Some(3), 1, 0));
+    assert_eq!((end.code, end.survivors), (Some(3), 0));
+    // The program that gave the file its name may be about to end.
+    assert!((1..=2).contains(&end.leftovers), "{}", end.leftovers);
     assert!(!is_alive(read_pid(&session.path("pid"))));
 }
 

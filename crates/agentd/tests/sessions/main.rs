@@ -11,9 +11,14 @@ mod crash_scene;
 mod crash_stop;
 mod crash_user;
 mod crash_versions;
+mod faults_agents;
+mod faults_engine;
 mod images;
+mod isolation;
 #[path = "../support/podman.rs"]
 mod podman;
+mod secrets;
+mod site;
 mod smoke;
 #[path = "../support/mod.rs"]
 mod support;
