@@ -66,6 +66,10 @@ impl Engine for Fake {
         Box::pin(async { Ok(()) })
     }
 
+    fn unprepare(&self, _: SessionId) -> BoxFuture<'_, Result<(), EngineError>> {
+        Box::pin(async { Ok(()) })
+    }
+
     fn launch(&self, _: &Environment, _: &Program) -> Result<Built, EngineError> {
         Err(EngineError::Refused("it starts nothing".into()))
     }
