@@ -28,8 +28,10 @@ use measure::brief;
 use serde_json::{Map, Value, json};
 use std::time::Instant;
 
-/// Each is told whether it is to be quick.
-const ALL: &[(&str, fn(bool) -> Value)] = &[
+/// It is told whether it is to be quick.
+type Workload = fn(bool) -> Value;
+
+const ALL: &[(&str, Workload)] = &[
     ("wall_time_podman", walls::podman),
     ("wall_time_process", walls::process),
     ("fifty_at_once_podman", crowd::podman),
