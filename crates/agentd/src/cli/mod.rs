@@ -9,15 +9,16 @@ mod generate;
 mod info;
 pub(crate) mod init;
 mod journal;
-mod lock;
+pub(crate) mod lock;
 mod lock_run;
+mod mcp;
 mod node;
 mod owner;
 mod reload;
 mod run;
 mod sessions;
 mod task;
-mod values;
+pub(crate) mod values;
 mod worker;
 
 use crate::console::{ColorChoice, Console};
@@ -88,6 +89,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Lock(lock::LockCommand),
     Worker(worker::WorkerArgs),
+    Mcp(mcp::McpArgs),
     Journal(journal::JournalArgs),
     #[command(subcommand)]
     Db(db::DbCommand),
@@ -203,6 +205,7 @@ impl Command {
             Self::Node(command) => command.run(context).await,
             Self::Lock(command) => command.run(context).await,
             Self::Worker(args) => args.run(context).await,
+            Self::Mcp(args) => Box::pin(args.run(context)).await,
             Self::Journal(args) => args.run(context).await,
             Self::Db(command) => command.run(context).await,
             Self::Health(args) => args.run(context).await,
