@@ -138,6 +138,21 @@ impl Client {
         Ok(Subscription::new(self.lines, &subscribed))
     }
 
+    /// Gives up a call whose future was dropped, and the connection with it: a wait in it ends at the daemon.
+    /// Gives the result when there is one all the same: it was on its way already, and the daemon takes a grant
+    /// back only if it could not be sent. So whoever waited for a node or a lock and lost interest gives back
+    /// what this returns; with nothing returned, nothing was granted.
+    pub async fn abandon<R: DeserializeOwned>(self) -> Option<R> {
+        if !self.busy {
+            return None;
+        }
+        let mut lines = self.lines.cut().ok()?;
+        let answer = lines.next().await.ok()??;
+        let response: Response<'_> = serde_json::from_slice(answer).ok()?;
+        let result = response.result.filter(|_| response.id == Some(self.last_id))?;
+        serde_json::from_str(result.get()).ok()
+    }
+
     async fn exchange<P: Serialize + ?Sized, R: DeserializeOwned>(
         &mut self,
         method: &str,

@@ -2,6 +2,8 @@
 
 use crate::ClientError;
 use agentd_protocol::limits::ANSWER_BYTES_MAX;
+use std::io;
+use std::net::Shutdown;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
@@ -30,6 +32,15 @@ impl Lines {
 
     pub(crate) async fn send(&mut self, bytes: &[u8]) -> Result<(), ClientError> {
         self.stream.write_all(bytes).await.map_err(ClientError::Io)
+    }
+
+    /// Ends both directions at once. What had come by then can still be read, and nothing comes after it: the
+    /// other side's next write fails.
+    pub(crate) fn cut(self) -> io::Result<Self> {
+        let stream = self.stream.into_std()?;
+        stream.shutdown(Shutdown::Both)?;
+        let stream = UnixStream::from_std(stream)?;
+        Ok(Self { stream, ..self })
     }
 
     /// The next line without its newline, or none when the daemon closed the connection between two lines.

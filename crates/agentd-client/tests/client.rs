@@ -128,3 +128,42 @@ async fn a_subscription_ends_with_the_daemons_reason() {
     assert!(matches!(&error, ClientError::Rpc(error) if error.reason() == Some(Reason::ShuttingDown)));
     assert!(journal.next().await.unwrap().is_none());
 }
+
+/// A call whose answer nobody waited for, on a connection with its other end.
+async fn given_up(dir: &TempDir) -> (Client, BufReader<tokio::net::UnixStream>) {
+    let path = dir.path().join("s");
+    let listener = UnixListener::bind(&path).unwrap();
+    let mut client = Client::connect(&path).await.unwrap();
+    let mut daemon = BufReader::new(listener.accept().await.unwrap().0);
+    let mut line = String::new();
+    tokio::select! {
+        biased;
+        _ = client.call::<_, Value>(Method::AcquireNextNode, &NoParams {}) => unreachable!("nobody answers"),
+        read = daemon.read_line(&mut line) => assert!(read.unwrap() > 0),
+    }
+    (client, daemon)
+}
+
+#[tokio::test]
+async fn a_call_that_is_given_up_gives_what_was_on_its_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let (client, mut daemon) = given_up(&dir).await;
+    let answer = b"{\"id\":1,\"result\":{\"granted\":true}}\n";
+    daemon.get_mut().write_all(answer).await.unwrap();
+    let granted: Option<Value> = client.abandon().await;
+    assert_eq!(granted.unwrap()["granted"], true);
+}
+
+#[tokio::test]
+async fn what_comes_after_a_call_was_given_up_cannot_be_sent() {
+    let dir = tempfile::tempdir().unwrap();
+    let (client, mut daemon) = given_up(&dir).await;
+    daemon.get_mut().write_all(b"{\"id\":1,\"res").await.unwrap();
+    // Half an answer is none, and the other half has nowhere to go.
+    assert!(client.abandon::<Value>().await.is_none());
+    assert!(daemon.get_mut().write_all(b"ult\":1}\n").await.is_err());
+
+    let dir = tempfile::tempdir().unwrap();
+    let (client, _daemon) = given_up(&dir).await;
+    assert!(client.abandon::<Value>().await.is_none());
+}

@@ -9,6 +9,7 @@ mod daemon;
 mod endpoint;
 mod failure;
 mod guard;
+mod mcp;
 mod settings;
 
 use clap::Parser;

@@ -11,6 +11,7 @@
 //! A driver may be killed between any two steps: each begins by looking at what is there, and the database says how far
 //! the session was.
 
+use super::agree::{self, NodeEnd};
 use super::commands;
 use super::manager::Inner;
 use super::outcome::{self, Evidence};
@@ -418,15 +419,22 @@ impl Driver {
         if outcome.result.is_none() && outcome.reason == OutcomeReason::Completed {
             outcome.result = Some(said.as_result(self.info.id, &outcome));
         }
-        self.end_node(&outcome, &said).await?;
+        if let Some(end) = self.end_node(&outcome, &said).await? {
+            outcome = agree::agreed(outcome, end);
+        }
         self.inner.point("node");
         self.change(SessionEvent::End(outcome)).await?;
         self.inner.point("ended");
         Ok(())
     }
 
-    async fn end_node(&mut self, outcome: &SessionOutcome, said: &Said) -> Result<(), StoreError> {
-        let Some(lease) = self.lease else { return Ok(()) };
+    // Ends the node that it works on. Says how the agent ended it, if the agent did.
+    async fn end_node(
+        &mut self,
+        outcome: &SessionOutcome,
+        said: &Said,
+    ) -> Result<Option<NodeEnd>, StoreError> {
+        let Some(lease) = self.lease else { return Ok(None) };
         let command = if outcome.reason == OutcomeReason::Completed {
             Command::CompleteNode(CompleteNode {
                 task_id: lease.task_id,
@@ -455,17 +463,38 @@ impl Driver {
                 idempotency_key: Some(format!("session {}", self.info.id)),
             })
         };
-        match self.submit(command).await {
-            Ok(_) => Ok(()),
-            Err(StoreError::ShuttingDown) => Err(StoreError::ShuttingDown),
-            // Its task was cancelled, or the agent ended the node itself, or we did before we were killed.
+        let end = match self.submit(command).await {
+            Ok(_) => None,
+            Err(StoreError::ShuttingDown) => return Err(StoreError::ShuttingDown),
+            // We did, before we were killed, and with another result than now.
+            Err(StoreError::IdempotencyConflict { .. }) => None,
+            // The agent ended the node itself; or its task was cancelled, or somebody else has it.
             Err(error) => {
                 tracing::debug!(session = %self.info.id, %error, "its node had ended");
-                Ok(())
+                self.look_for_end(&lease).await?
             }
-        }?;
+        };
         self.heart = None;
-        Ok(())
+        Ok(end)
+    }
+
+    async fn look_for_end(&self, lease: &SessionLease) -> Result<Option<NodeEnd>, StoreError> {
+        let mut pause = Duration::from_millis(100);
+        loop {
+            match agree::node_end(&self.inner, self.info.id, lease).await {
+                Err(error @ StoreError::Storage { .. }) => {
+                    tracing::warn!(session = %self.info.id, %error, "will try again");
+                    tokio::select! {
+                        () = tokio::time::sleep(pause) => {}
+                        () = self.inner.closing.cancelled() => return Err(StoreError::ShuttingDown),
+                    }
+                    pause = (pause * 2).min(RETRY_MAX);
+                }
+                Err(StoreError::ShuttingDown) => return Err(StoreError::ShuttingDown),
+                // A task that is gone has no journal.
+                answer => return Ok(answer.unwrap_or_default()),
+            }
+        }
     }
 
     async fn rebuild(mut self) -> Result<(), StoreError> {
@@ -516,6 +545,7 @@ impl Driver {
             message,
             result: None,
         };
+        // Its agent never began, and so has not ended anything.
         self.end_node(&outcome, &Said::default()).await?;
         self.change(SessionEvent::End(outcome)).await
     }
@@ -659,8 +689,14 @@ impl Heart {
                 match answer {
                     Ok(_) | Err(StoreError::Storage { .. }) => {}
                     Err(StoreError::ShuttingDown) => return,
-                    // Its task was cancelled; or it was suspended for so long that somebody else has the node.
+                    // The agent has ended its node and finishes; or its task was cancelled; or it was suspended for so long
+                    // that somebody else has the node.
                     Err(error) => {
+                        match agree::node_end(&inner, session, &lease).await {
+                            Ok(Some(_)) | Err(StoreError::ShuttingDown) => return,
+                            Err(StoreError::Storage { .. }) => continue,
+                            Ok(None) | Err(_) => {}
+                        }
                         inner.request_stop(session, format!("its node is no longer its own: {error}"), None);
                         return;
                     }

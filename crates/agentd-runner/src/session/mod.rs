@@ -24,6 +24,7 @@
 //! *Architecture Invariant:* an agent that may have begun is never begun again. STARTING is durable before its supervisor
 //! is started, and the supervisor's first record is on disk before the agent is.
 
+mod agree;
 mod commands;
 mod drive;
 pub mod error;

@@ -155,13 +155,8 @@ async fn an_engine_that_hangs_is_given_up() {
         assert!(matches!(result, Some(EngineError::TimedOut { .. })), "{result:?}");
     }
     assert!(begun.elapsed() < Duration::from_secs(10));
-    let problems = engine.check(&agent("a"));
-    assert!(
-        problems
-            .iter()
-            .any(|problem| problem.fatal && problem.key == "runtime"),
-        "{problems:?}"
-    );
+    let not_ready = engine.ready().await.unwrap_err();
+    assert!(matches!(not_ready, EngineError::TimedOut { .. }), "{not_ready:?}");
 }
 
 #[tokio::test]
@@ -179,11 +174,7 @@ async fn an_engine_that_is_missing_or_mad_is_said_to_be() {
         });
         let error = engine.probe().await.unwrap_err().to_string();
         assert!(error.contains(said), "{error}");
-        assert!(
-            engine
-                .check(&agent("a"))
-                .iter()
-                .any(|problem| problem.message.contains(said))
-        );
+        let error = engine.ready().await.unwrap_err().to_string();
+        assert!(error.contains(said), "{error}");
     }
 }

@@ -17,7 +17,6 @@ mod exits;
 #[path = "../load/measure.rs"]
 mod measure;
 #[path = "../../tests/support/podman.rs"]
-#[expect(dead_code, reason = "tests use more of it")]
 mod podman;
 mod site;
 #[path = "../../tests/support/mod.rs"]

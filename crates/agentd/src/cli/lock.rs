@@ -61,7 +61,7 @@ impl Target {
 
 /// The key for a file: the same from every directory and by every path that leads to it. Of a file that does
 /// not exist yet the directory must exist.
-pub(super) fn file_key(path: &Path) -> Result<String, Failure> {
+pub(crate) fn file_key(path: &Path) -> Result<String, Failure> {
     let failed = |error: std::io::Error| Failure::file("find", path, &error);
     let canonical = match path.canonicalize() {
         Ok(canonical) => canonical,

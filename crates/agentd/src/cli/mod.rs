@@ -10,15 +10,16 @@ mod image;
 mod info;
 pub(crate) mod init;
 mod journal;
-mod lock;
+pub(crate) mod lock;
 mod lock_run;
+mod mcp;
 mod node;
 mod owner;
 mod reload;
 mod run;
 mod sessions;
 mod task;
-mod values;
+pub(crate) mod values;
 mod worker;
 
 use crate::console::{ColorChoice, Console, Tone, one_line};
@@ -89,6 +90,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Lock(lock::LockCommand),
     Worker(worker::WorkerArgs),
+    Mcp(mcp::McpArgs),
     Journal(journal::JournalArgs),
     #[command(subcommand)]
     Image(image::ImageCommand),
@@ -250,6 +252,7 @@ impl Command {
             Self::Node(command) => command.run(context).await,
             Self::Lock(command) => command.run(context).await,
             Self::Worker(args) => args.run(context).await,
+            Self::Mcp(args) => Box::pin(args.run(context)).await,
             Self::Journal(args) => args.run(context).await,
             Self::Image(command) => Box::pin(command.run(context)).await,
             Self::Db(command) => command.run(context).await,

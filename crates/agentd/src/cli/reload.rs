@@ -23,8 +23,10 @@ impl ReloadArgs {
             .call(Method::Reload, &NoParams {})
             .await
             .map_err(|error| {
-                let failure = Failure::from(error);
+                let mut failure = Failure::from(error);
                 if failure.reason == Some(Reason::BadFile) {
+                    // As when the daemon is started with it.
+                    failure.exit = Exit::Config;
                     failure.hint("nothing was changed; `agentd check` looks at the file")
                 } else {
                     failure

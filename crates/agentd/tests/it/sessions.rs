@@ -9,6 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 
@@ -644,4 +645,86 @@ fn a_cancelled_task_ends_its_session() {
     assert_eq!(code(running.wait()), 1);
     assert!(following.wait().success());
     assert_eq!(ended(&env, id)["outcome"]["reason"], "cancelled");
+}
+
+#[test]
+fn an_agent_that_completes_its_node_itself_has_completed_it() {
+    let mut env = TestEnvironment::new();
+    env.set("AGENTD_DEFAULT_ROLE", "worker");
+    // A process agent has a user of its own when agentd is root's: what it uses is put where everybody gets to.
+    let program = env.path("agentd");
+    fs::copy(env!("CARGO_BIN_EXE_agentd"), &program).unwrap();
+    let request = json!({
+        "jsonrpc": "2.0", "id": 1, "method": "tools/call",
+        "params": {
+            "name": "node_complete",
+            "arguments": { "result": { "answer": 42 }, "add_nodes": [{ "name": "found" }] },
+            "_meta": {
+                "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+                "io.modelcontextprotocol/clientCapabilities": {},
+            },
+        },
+    });
+    let file = env.write("request", &format!("{request}\n"));
+    let script = format!(
+        "{WAIT}; {} mcp --socket {} < {}; echo '{{\"other\": 1}}' > $AGENTD_RUN_DIR/result.json; exit $1",
+        program.display(),
+        env.socket().display(),
+        file.display()
+    );
+    let outcomes = [("well", 0), ("badly", 4)];
+    declare(&env, &outcomes.map(|(name, _)| agent(name, &script, "")));
+    let daemon = env.daemon();
+    for path in [env.home().parent().unwrap(), &env.home(), &env.state(), &program] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::set_permissions(env.socket(), fs::Permissions::from_mode(0o666)).unwrap();
+    for (name, exit_code) in outcomes {
+        let mut wire = daemon.connect();
+        let mut journal = daemon.connect();
+        let seen = wire.call("ReadJournal", json!({ "last": 1 }))["last_seq"]
+            .as_i64()
+            .unwrap();
+        let work = json!({ "kind": "agent", "agent": name, "prompt": exit_code.to_string() });
+        let task = wire.call(
+            "RegisterTask",
+            json!({ "goal": "g", "initial_nodes": [{ "work": work }] }),
+        )["task_id"]
+            .take();
+        journal.call(
+            "SubscribeJournal",
+            json!({ "from_seq": seen + 1, "action_types": ["SESSION_PHASE"] }),
+        );
+        let id = loop {
+            let entry = journal.line().unwrap();
+            if entry["payload"].to_string().contains("RUNNING") {
+                break entry["session_id"].as_str().unwrap().to_owned();
+            }
+        };
+        go(&env, &id);
+        let session = ended(&env, &id);
+        let outcome = &session["outcome"];
+        let logs = env.ok(&["sessions", "logs", &id]);
+        assert_eq!(
+            (
+                &outcome["reason"],
+                &outcome["exit_code"],
+                &outcome["result"]["answer"]
+            ),
+            (&json!("completed"), &json!(exit_code), &json!(42)),
+            "{session}: {logs}"
+        );
+        let status = wire.call("TaskStatus", json!({ "task_id": task }));
+        assert_eq!(
+            status["counts"],
+            json!({ "PENDING": 1, "RUNNING": 0, "COMPLETED": 1, "FAILED": 0 })
+        );
+        assert_eq!(status["nodes"][0]["result_payload"]["answer"], 42);
+        let ends = wire.call(
+            "ReadJournal",
+            json!({ "task_id": task, "action_types": ["COMPLETE_NODE", "FAIL_NODE"] }),
+        );
+        assert_eq!(ends["entries"].as_array().unwrap().len(), 1);
+    }
 }
