@@ -13,6 +13,7 @@ pub mod size;
 pub mod source;
 
 pub use model::{
-    Agent, Config, Credential, DaemonConfig, Network, RuntimeKind, WorkspaceMode, WorktreePolicy,
+    Agent, Config, Credential, DaemonConfig, Network, Plugin, PluginSource, RuntimeKind, ToolPatterns,
+    WorkspaceMode, WorktreePolicy,
 };
 pub use parse::{ConfigError, Mistakes, Place, load, parse};

@@ -11,6 +11,16 @@ pub struct Config {
     pub daemon: DaemonConfig,
     /// The agents, in the order of the file.
     pub agents: Vec<Agent>,
+    /// The plugins, in the order of the file.
+    pub plugins: Vec<Plugin>,
+}
+
+impl Config {
+    /// The plugin of this name.
+    #[must_use]
+    pub fn plugin(&self, name: &str) -> Option<&Plugin> {
+        self.plugins.iter().find(|plugin| plugin.name == name)
+    }
 }
 
 /// Settings of the daemon itself. Absent: not said here; flags, environment and env file come first anyway.
@@ -119,6 +129,63 @@ pub struct Credential {
     pub env: Option<String>,
 }
 
+/// Which tools: those that some pattern of `allow` fits (all, when there is none) and no pattern of `deny`. In a pattern `*`
+/// stands for any text, `?` for any character.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ToolPatterns {
+    /// Only these.
+    pub allow: Vec<String>,
+    /// Not these, whatever `allow` says.
+    pub deny: Vec<String>,
+}
+
+/// Where a plugin's tools come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PluginSource {
+    /// A program that speaks MCP on its standard input and output, started for each session.
+    Command {
+        /// The program and its arguments.
+        command: Vec<String>,
+        /// Variables. It gets these, `PATH`, its credentials, and nothing else.
+        env: BTreeMap<String, String>,
+        /// Where it is started; the session's own empty directory when absent.
+        workdir: Option<PathBuf>,
+    },
+    /// A server that speaks MCP over streamable HTTP.
+    Url {
+        /// Where it is.
+        url: String,
+        /// The secret that it is shown as a bearer token.
+        token: Option<String>,
+    },
+}
+
+/// A declared plugin: a server of tools.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plugin {
+    /// Its name: agents see its tools as `<name>__<tool>`.
+    pub name: String,
+    /// The program, or where it is.
+    pub source: PluginSource,
+    /// The secrets that a program gets, each as the variable `env`, or by its own name.
+    pub credentials: Vec<Credential>,
+    /// Which of its tools anybody may use, by its own names for them.
+    pub tools: ToolPatterns,
+    /// How long one call may take.
+    pub timeout: Duration,
+    /// How many bytes of a result are given at once; the rest can be asked for.
+    pub output_bytes_max: u64,
+    /// How many calls a minute a session may make.
+    pub calls_per_minute: Option<u32>,
+}
+
+impl Plugin {
+    /// How long one call may take.
+    pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(120);
+    /// How many bytes of a result are given at once.
+    pub const OUTPUT_BYTES_DEFAULT: u64 = 256 * 1024;
+}
+
 /// A declared agent.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Agent {
@@ -176,6 +243,10 @@ pub struct Agent {
     pub home_quota_bytes: Option<u64>,
     /// Variables.
     pub env: BTreeMap<String, String>,
+    /// The plugins whose tools it gets, by name.
+    pub plugins: Vec<String>,
+    /// Which of their tools, by the names that the agent sees.
+    pub tools: ToolPatterns,
 }
 
 impl Agent {

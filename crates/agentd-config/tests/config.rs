@@ -2,9 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
-use agentd_config::parse::{AGENT_KEYS, AGENTS_MAX, CONFIG_BYTES_MAX, DAEMON_KEYS, MISTAKES_MAX};
+use agentd_config::parse::{
+    AGENT_KEYS, AGENTS_MAX, CONFIG_BYTES_MAX, DAEMON_KEYS, MISTAKES_MAX, PLUGIN_KEYS,
+};
 use agentd_config::{
-    Agent, Config, ConfigError, Credential, Network, Place, RuntimeKind, WorkspaceMode, WorktreePolicy,
+    Agent, Config, ConfigError, Credential, Network, Place, Plugin, PluginSource, RuntimeKind, ToolPatterns,
+    WorkspaceMode, WorktreePolicy,
 };
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -59,6 +62,8 @@ replicas = 1
 capabilities = ["review"]
 max_sessions = 1
 home_quota = "10GiB"
+plugins = ["forge", "docs"]
+tools = { deny = ["forge__*_write"] }
 [agents.env]
 LANG = "C.UTF-8"
 
@@ -66,6 +71,22 @@ LANG = "C.UTF-8"
 name = "plain"
 runtime = "process"
 command = ["sh", "-c"]
+
+[[plugins]]
+name = "forge"
+command = ["forgejo-mcp", "--read-only"]
+workdir = "work"
+env = { LANG = "C.UTF-8" }
+credentials = ["FORGEJO_TOKEN", { name = "key-2", env = "KEY" }]
+tools = { allow = ["issue_*"], deny = ["*_write"] }
+timeout = "30s"
+max_output = "64KiB"
+calls_per_minute = 600
+
+[[plugins]]
+name = "docs"
+url = "https://docs.example.org/mcp"
+token = "DOCS_TOKEN"
 "#;
 
 fn place() -> Place<'static> {
@@ -140,9 +161,112 @@ fn every_key_is_read() {
         max_sessions: 1,
         home_quota_bytes: Some(10 << 30),
         env: BTreeMap::from([("LANG".into(), "C.UTF-8".into())]),
+        plugins: vec!["forge".into(), "docs".into()],
+        tools: ToolPatterns {
+            allow: vec![],
+            deny: vec!["forge__*_write".into()],
+        },
     };
     assert_eq!(config.agents[0], reviewer);
     assert_eq!(config.agents.len(), 2);
+    let variable = |name: &str, env: &str| Credential {
+        name: name.into(),
+        env: Some(env.into()),
+    };
+    let forge = Plugin {
+        name: "forge".into(),
+        source: PluginSource::Command {
+            command: vec!["forgejo-mcp".into(), "--read-only".into()],
+            env: BTreeMap::from([("LANG".into(), "C.UTF-8".into())]),
+            workdir: Some("/etc/agentd/work".into()),
+        },
+        // A plugin has no files of secrets, only variables.
+        credentials: vec![
+            variable("FORGEJO_TOKEN", "FORGEJO_TOKEN"),
+            variable("key-2", "KEY"),
+        ],
+        tools: ToolPatterns {
+            allow: vec!["issue_*".into()],
+            deny: vec!["*_write".into()],
+        },
+        timeout: Duration::from_secs(30),
+        output_bytes_max: 64 << 10,
+        calls_per_minute: Some(600),
+    };
+    let docs = Plugin {
+        name: "docs".into(),
+        source: PluginSource::Url {
+            url: "https://docs.example.org/mcp".into(),
+            token: Some("DOCS_TOKEN".into()),
+        },
+        credentials: vec![],
+        tools: ToolPatterns::default(),
+        timeout: Plugin::TIMEOUT_DEFAULT,
+        output_bytes_max: Plugin::OUTPUT_BYTES_DEFAULT,
+        calls_per_minute: None,
+    };
+    assert_eq!(config.plugins, [forge, docs]);
+}
+
+#[test]
+fn plugins_that_cannot_be_meant_are_refused() {
+    let plugin = |name: &str, rest: &str| format!("[[plugins]]\nname = '{name}'\n{rest}\n");
+    let program = "command = ['x']";
+    for (text, said) in [
+        (plugin("a__b", program), "cannot be a plugin's name"),
+        (plugin("a_", program), "cannot be a plugin's name"),
+        (plugin("A", program), "cannot be a plugin's name"),
+        (plugin("agentd", program), "agentd's own"),
+        (plugin(&"a".repeat(25), program), "1 to 24 of"),
+        (plugin("a", program).repeat(2), "another plugin called \"a\""),
+        (plugin("a", ""), "neither a command nor a url"),
+        (
+            plugin("a", "command = ['x']\nurl = 'http://h/'"),
+            "a command and a url",
+        ),
+        (plugin("a", "url = 'ftp://h/'"), "is not a URL"),
+        (plugin("a", "url = 'https://u:p@h/'"), "secret store"),
+        (
+            plugin("a", "url = 'https://h/'\ncredentials = ['X']"),
+            "plugins.a.credentials has no effect",
+        ),
+        (
+            plugin("a", "command = ['x']\ntoken = 'X'"),
+            "plugins.a.token has no effect",
+        ),
+        (
+            plugin("a", "command = ['x']\ncredentials = ['x-y']"),
+            "say which: { name = \"x-y\"",
+        ),
+        (
+            plugin("a", "command = ['x']\ncredentials = ['X']\nenv = { X = '1' }"),
+            "one of its credentials",
+        ),
+        (
+            plugin("a", "command = ['x']\ntools = { allow = ['a b'] }"),
+            "cannot fit a tool",
+        ),
+        (
+            plugin("a", "command = ['x']\ntools = { alow = [] }"),
+            "did you mean",
+        ),
+        (
+            plugin("a", "command = ['x']\ncomand = 1"),
+            "did you mean \"command\"",
+        ),
+        (
+            plugin("forge", program) + &agent("plugins = ['forg']"),
+            "there is no plugin \"forg\"",
+        ),
+        (
+            plugin("a", program) + &agent("plugins = ['a', 'a']"),
+            "names \"a\" twice",
+        ),
+        ("[[plugins]]\ncommand = ['x']".into(), "this plugin has no name"),
+    ] {
+        let message = parse(&text).expect_err(&text);
+        assert!(message.contains(said), "{text}\n{message}");
+    }
 }
 
 #[test]
@@ -208,7 +332,7 @@ fn what_is_wrong_is_told_where_it_stands() {
         // The file as a whole.
         (
             "[daemn]\n".into(),
-            "1:2: unknown key \"daemn\" at the top of agentd.toml; did you mean \"daemon\"? (known here: daemon, agents)",
+            "1:2: unknown key \"daemn\" at the top of agentd.toml; did you mean \"daemon\"? (known here: daemon, agents, plugins)",
         ),
         ("a b\n".into(), "1:3: not TOML: key with no value, expected `=`"),
         (
@@ -623,6 +747,7 @@ fn the_page_has_every_key_and_its_example_is_right() {
     };
     assert_eq!(keys("[daemon]"), DAEMON_KEYS);
     assert_eq!(keys("[[agents]]"), AGENT_KEYS);
+    assert_eq!(keys("[[plugins]]"), PLUGIN_KEYS);
     let (_, example) = page.split_once("```toml\n").unwrap();
     let config = parse(example.split("```").next().unwrap()).unwrap();
     assert_eq!(config.agents.len(), 1);

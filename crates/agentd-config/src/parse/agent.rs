@@ -1,7 +1,7 @@
 //! `[[agents]]`
 
 use super::runtime::{self, Isolation};
-use super::{Reading, env, not_empty, plain};
+use super::{Reading, env, not_empty, plain, plugin};
 use crate::model::{Agent, WorkspaceMode, WorktreePolicy};
 use crate::reader::{Located, Section};
 use crate::source::quoted;
@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// All keys of an agent.
-pub const KEYS: [&str; 27] = [
+pub const KEYS: [&str; 29] = [
     "name",
     "runtime",
     "image",
@@ -39,6 +39,8 @@ pub const KEYS: [&str; 27] = [
     "max_sessions",
     "home_quota",
     "env",
+    "plugins",
+    "tools",
 ];
 
 const HARNESSES_LATER: [&str; 4] = ["claude-code", "codex", "gemini-cli", "opencode"];
@@ -46,6 +48,7 @@ const COMMAND_WORDS_MAX: usize = 256;
 /// Linux gives a program no longer one.
 const WORD_BYTES_MAX: usize = 128 * 1024 - 1;
 const PATHS_MAX: usize = 64;
+const PLUGINS_MAX: usize = 32;
 /// A worker also has a capability for each of its agents' names, and one for any agent.
 const CAPABILITIES_MAX: usize = limits::CAPABILITIES_MAX - 2;
 const REPLICAS_MAX: i64 = 1000;
@@ -119,6 +122,8 @@ pub(super) fn read<'a>(reading: &mut Reading<'_>, section: Section<'a>) -> Optio
         max_sessions: count(reading, &section, "max_sessions", 1..SESSIONS_MAX + 1).unwrap_or(replicas),
         home_quota_bytes: reading.maybe(section.size("home_quota", HOME_QUOTA)),
         env,
+        plugins: plugins(reading, &section),
+        tools: plugin::patterns(reading, &section),
     };
     Some(Declared {
         agent,
@@ -173,14 +178,40 @@ fn harness(reading: &mut Reading<'_>, section: &Section<'_>) {
     reading.maybe(section.choice(key, &[("custom", ())]));
 }
 
+/// Their names; whether there are such plugins is looked at when all are read.
+fn plugins(reading: &mut Reading<'_>, section: &Section<'_>) -> Vec<String> {
+    let key = "plugins";
+    let names = reading
+        .list(section, key, PLUGINS_MAX, not_empty)
+        .unwrap_or_default();
+    let mut seen: Vec<String> = Vec::with_capacity(names.len());
+    for name in names {
+        if seen.contains(&name.value) {
+            let message = format!("{} names {} twice", section.path(key), quoted(&name.value));
+            reading.wrong(section.error_at(&name.span, key, message));
+        } else {
+            seen.push(name.value);
+        }
+    }
+    seen
+}
+
 fn command(reading: &mut Reading<'_>, section: &Section<'_>) -> Vec<String> {
-    let key = "command";
-    let Some(span) = section.span_of(key) else {
+    if section.span_of("command").is_none() {
         let message = format!(
             "{} has no command; add command = [\"program\", \"argument\"]; the prompt comes after it",
             this(section)
         );
         reading.wrong(section.error(message));
+        return Vec::new();
+    }
+    words(reading, section)
+}
+
+/// `command`, which is there.
+pub(super) fn words(reading: &mut Reading<'_>, section: &Section<'_>) -> Vec<String> {
+    let key = "command";
+    let Some(span) = section.span_of(key) else {
         return Vec::new();
     };
     let words = reading.list(section, key, COMMAND_WORDS_MAX, |word| {

@@ -30,6 +30,37 @@ pub(super) fn read(
     (env, credentials)
 }
 
+/// The same of a plugin, which gets every credential as a variable: by the credential's own name unless it says another.
+pub(super) fn read_plugin(
+    reading: &mut Reading<'_>,
+    section: &Section<'_>,
+) -> (BTreeMap<String, String>, Vec<Credential>) {
+    let (env, mut credentials) = read(reading, section);
+    for credential in &mut credentials {
+        if credential.env.is_some() {
+            continue;
+        }
+        if let Err(why) = variable_name(&credential.name) {
+            let message = format!(
+                "{}: a plugin gets {:?} as a variable, and {why}; say which: {{ name = {:?}, env = \"…\" }}",
+                section.path("credentials"),
+                credential.name,
+                credential.name
+            );
+            reading.wrong(section.error(message));
+        } else if env.contains_key(&credential.name) {
+            let message = format!(
+                "{} sets {}, which is also one of its credentials",
+                section.path("env"),
+                credential.name
+            );
+            reading.wrong(section.error(message));
+        }
+        credential.env = Some(credential.name.clone());
+    }
+    (env, credentials)
+}
+
 fn variables(
     reading: &mut Reading<'_>,
     env: &Section<'_>,
@@ -173,7 +204,7 @@ pub fn is_reserved(variable: &str) -> bool {
 }
 
 /// It is a file's name in the secret store and in `/run/secrets`.
-fn credential_name(name: &str) -> Result<(), String> {
+pub(super) fn credential_name(name: &str) -> Result<(), String> {
     let valid = (1..=CREDENTIAL_NAME_BYTES_MAX).contains(&name.len())
         && !name.starts_with('.')
         && !name.contains(|c: char| c == '/' || c.is_control());

@@ -7,12 +7,14 @@ mod agent;
 mod daemon;
 mod env;
 mod names;
+mod plugin;
 mod runtime;
 mod template;
 
 pub use agent::KEYS as AGENT_KEYS;
 pub use daemon::KEYS as DAEMON_KEYS;
 pub use env::is_reserved;
+pub use plugin::KEYS as PLUGIN_KEYS;
 pub use template::check as check_template;
 
 use crate::file::{self, FileError};
@@ -28,10 +30,12 @@ use std::path::{Path, PathBuf};
 pub const CONFIG_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// The most agents that may be declared.
 pub const AGENTS_MAX: usize = 10_000;
+/// The most plugins that may be declared.
+pub const PLUGINS_MAX: usize = 1_000;
 /// After so many mistakes no more are looked for: their author has enough to do.
 pub const MISTAKES_MAX: usize = 50;
 
-const ROOT_KEYS: [&str; 2] = ["daemon", "agents"];
+const ROOT_KEYS: [&str; 3] = ["daemon", "agents", "plugins"];
 
 /// A configuration that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -137,10 +141,19 @@ pub fn parse(text: &str, place: Place<'_>) -> Result<Config, Mistakes> {
     };
     let daemon = reading.section(&root, "daemon");
     let daemon = daemon.map_or_else(Default::default, |section| daemon::read(&mut reading, &section));
-    let agents = agents(&mut reading, &root);
+    let agents = tables(&mut reading, &root, "agents", AGENTS_MAX, agent::read);
+    let plugins = tables(&mut reading, &root, "plugins", PLUGINS_MAX, plugin::read);
+    names::check(&mut reading, &agents);
+    plugin::check(&mut reading, &root, &plugins, &agents);
     let mut mistakes = reading.mistakes;
     if mistakes.is_empty() {
-        return Ok(Config { daemon, agents });
+        let agents = agents.into_iter().map(|declared| declared.agent).collect();
+        let plugins = plugins.into_iter().map(|(plugin, _)| plugin).collect();
+        return Ok(Config {
+            daemon,
+            agents,
+            plugins,
+        });
     }
     mistakes.sort_by_key(|mistake| (mistake.line, mistake.column));
     mistakes.truncate(MISTAKES_MAX);
@@ -150,27 +163,31 @@ pub fn parse(text: &str, place: Place<'_>) -> Result<Config, Mistakes> {
     })
 }
 
-fn agents(reading: &mut Reading<'_>, root: &Section<'_>) -> Vec<crate::Agent> {
-    let sections = reading.take(root.sections("agents")).unwrap_or_default();
-    if sections.len() > AGENTS_MAX {
+/// Reads each table of an array, but not more than `most`.
+fn tables<'s, T>(
+    reading: &mut Reading<'_>,
+    root: &Section<'s>,
+    key: &str,
+    most: usize,
+    read: impl Fn(&mut Reading<'_>, Section<'s>) -> Option<T>,
+) -> Vec<T> {
+    let sections = reading.take(root.sections(key)).unwrap_or_default();
+    if let Some(first_too_many) = sections.get(most) {
         let message = format!(
-            "{} agents are declared; at most {AGENTS_MAX} are allowed",
+            "{} {key} are declared; at most {most} are allowed",
             sections.len()
         );
-        reading.wrong(sections[AGENTS_MAX].error(message));
+        reading.wrong(first_too_many.error(message));
         return Vec::new();
     }
-    let mut read = Vec::with_capacity(sections.len());
+    let mut all = Vec::with_capacity(sections.len());
     for section in sections {
         if reading.is_full() {
             break;
         }
-        if let Some(agent) = agent::read(reading, section) {
-            read.push(agent);
-        }
+        all.extend(read(reading, section));
     }
-    names::check(reading, &read);
-    read.into_iter().map(|declared| declared.agent).collect()
+    all
 }
 
 /// What has been found wrong so far.

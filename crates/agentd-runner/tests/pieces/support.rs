@@ -105,6 +105,8 @@ pub(crate) fn agent() -> Agent {
         max_sessions: 1,
         home_quota_bytes: None,
         env: BTreeMap::new(),
+        plugins: Vec::new(),
+        tools: agentd_config::ToolPatterns::default(),
     }
 }
 
