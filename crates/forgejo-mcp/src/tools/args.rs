@@ -88,7 +88,8 @@ impl Args {
         )
     }
 
-    pub(crate) fn value(&self, name: &str) -> Option<&Value> {
+    #[cfg(test)]
+    fn value(&self, name: &str) -> Option<&Value> {
         self.0.get(name)
     }
 

@@ -1,0 +1,10 @@
+//! The binary, driven over stdio by a client, against a forge of our own on loopback.
+
+mod fake;
+mod faults;
+mod mcp;
+mod parts;
+mod routes;
+mod spec;
+mod stdio;
+mod work;
