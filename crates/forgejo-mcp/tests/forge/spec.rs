@@ -22,8 +22,11 @@ impl Spec {
     /// `None`, said aloud, if no specifications are given.
     pub(crate) fn load(name: &'static str) -> Option<Self> {
         let Some(folder) = std::env::var_os(VARIABLE) else {
-            eprintln!(
-                "{VARIABLE} is not set: requests and answers are NOT checked against {name}'s specification"
+            // Past the harness, which keeps what is printed by tests that pass.
+            let _ = std::io::Write::write_all(
+                &mut std::io::stderr(),
+                format!("{VARIABLE} is not set: NOT checked against the specification of {name}\n")
+                    .as_bytes(),
             );
             return None;
         };
@@ -162,8 +165,8 @@ fn fits(template: &str, path: &str) -> bool {
                         part.ends_with(".diff")
                     }
                     Some(_) => {
-                        !part.is_empty()
-                            && !(matches!(slot, "{index}" | "{id}") && part.parse::<u64>().is_err())
+                        let number = matches!(slot, "{index}" | "{id}");
+                        !part.is_empty() && (!number || part.parse::<u64>().is_ok())
                     }
                 };
                 if !ok {

@@ -70,7 +70,7 @@ impl World {
                     ("POST", []) => now.extend(given),
                     ("PUT", []) => now = given,
                     ("DELETE", []) => now.clear(),
-                    ("DELETE", [id]) => now.retain(|it| it["id"].to_string() != *id),
+                    ("DELETE", [id]) => now.retain(|it| id.parse::<u64>().is_ok_and(|id| it["id"] != id)),
                     _ => return Err(missing()),
                 }
                 repo.issues[at]["labels"] = json!(now);

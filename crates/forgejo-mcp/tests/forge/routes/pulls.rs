@@ -128,7 +128,7 @@ impl World {
         let at = |id: &str| {
             repo.reviews
                 .iter()
-                .position(|(of, it, _)| *of == index && it["id"].to_string() == id)
+                .position(|(of, it, _)| *of == index && id.parse::<u64>().is_ok_and(|id| it["id"] == id))
                 .ok_or_else(missing)
         };
         match (ask.exchange.method.as_str(), rest) {
