@@ -5,7 +5,8 @@
 //! ```
 //!
 //! - `tools` is the table of what there is, and a module for each group of tools.
-//! - `client` makes requests; `path` builds their addresses; `error` says what went wrong.
+//! - `client` makes requests; `path` builds their addresses; `error` says what went wrong, from what the forge
+//!   `said`.
 //! - `shape` trims the forge's records; `page` cuts what is long and says how to go on.
 //!
 //! *Architecture Invariant:* the forge's fields are looked up in JSON values. No type models a forge's record, so that a
@@ -16,6 +17,7 @@ mod config;
 mod error;
 mod page;
 mod path;
+mod said;
 mod server;
 mod shape;
 mod tools;

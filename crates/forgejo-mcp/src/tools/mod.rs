@@ -9,6 +9,7 @@ mod params;
 mod pulls;
 mod repos;
 mod table;
+mod values;
 
 pub(crate) use args::Args;
 pub(crate) use table::TOOLS;
