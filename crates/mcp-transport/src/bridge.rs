@@ -66,7 +66,12 @@ pub fn serve_http(listener: &TcpListener, socket: PathBuf) -> io::Result<()> {
         let inside = match listener.accept() {
             Ok((inside, _)) => inside,
             // A client that has gone already.
-            Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted
+                ) =>
+            {
                 continue;
             }
             Err(error) => return Err(error),
@@ -113,7 +118,11 @@ pub fn run(arguments: &[String], run_dir: &Path) -> Result<(), String> {
         [flag, address, rest @ ..] if flag == "--http" => (Some(address), rest),
         rest => (None, rest),
     };
-    let name = if http.is_some() { "mcp-http.sock" } else { "mcp.sock" };
+    let name = if http.is_some() {
+        "mcp-http.sock"
+    } else {
+        "mcp.sock"
+    };
     let socket = match rest {
         [] => run_dir.join(name),
         [socket] if !socket.starts_with("--") => PathBuf::from(socket),
@@ -123,8 +132,11 @@ pub fn run(arguments: &[String], run_dir: &Path) -> Result<(), String> {
         None => stdio(&socket, io::stdin(), io::stdout().lock())
             .map_err(|error| format!("cannot talk to the gateway on {}: {error}", socket.display())),
         Some(address) => {
-            let listener = TcpListener::bind(address).map_err(|error| format!("cannot listen on {address}: {error}"))?;
-            let is_local = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
+            let listener =
+                TcpListener::bind(address).map_err(|error| format!("cannot listen on {address}: {error}"))?;
+            let is_local = listener
+                .local_addr()
+                .is_ok_and(|address| address.ip().is_loopback());
             if !is_local {
                 return Err(format!("{address} is not a loopback address"));
             }

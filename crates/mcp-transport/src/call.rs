@@ -127,7 +127,8 @@ impl Inner {
             Found::Denied { plugin, own } => {
                 call.plugin.clone_from(&self.plugins[plugin].options.name);
                 call.tool = own.to_owned();
-                let why = format!("The tool {name:?} may not be called here: the operator's rules do not allow it");
+                let why =
+                    format!("The tool {name:?} may not be called here: the operator's rules do not allow it");
                 let error = RpcError::params(why.as_str()).raw();
                 return call.ends(Outcome::Denied, Some(why), Err(error));
             }
@@ -147,7 +148,10 @@ impl Inner {
         call.plugin.clone_from(&plugin.options.name);
         call.tool.clone_from(&tool.own);
         if let Err(wait) = self.admit().and_then(|()| plugin.admit()) {
-            let message = format!("Too many calls of tools: try again in {} ms", wait.as_millis() + 1);
+            let message = format!(
+                "Too many calls of tools: try again in {} ms",
+                wait.as_millis() + 1
+            );
             return call.fails(Outcome::RateLimited, message);
         }
         params.set("name", raw(&tool.own));
@@ -172,8 +176,15 @@ impl Inner {
                     CallError::Cancelled => Outcome::Cancelled,
                     CallError::Failed(_) => Outcome::PluginFailed,
                 };
-                let tail = if outcome == Outcome::TimedOut { plugin.said.tail() } else { String::new() };
-                let message = format!("The tool {name:?} failed, plugin {:?}: {error}{tail}", plugin.options.name);
+                let tail = if outcome == Outcome::TimedOut {
+                    plugin.said.tail()
+                } else {
+                    String::new()
+                };
+                let message = format!(
+                    "The tool {name:?} failed, plugin {:?}: {error}{tail}",
+                    plugin.options.name
+                );
                 let message = self.options.redact.redact(&message);
                 call.fails(outcome, message)
             }
@@ -189,7 +200,12 @@ impl Inner {
         let arguments = params.get("arguments").map_or("{}", RawValue::get);
         let Arguments { id, offset } = match serde_json::from_str(arguments) {
             Ok(arguments) => arguments,
-            Err(error) => return call.fails(Outcome::ToolError, format!("The arguments cannot be understood: {error}")),
+            Err(error) => {
+                return call.fails(
+                    Outcome::ToolError,
+                    format!("The arguments cannot be understood: {error}"),
+                );
+            }
         };
         let Some(spool) = &self.spool else {
             return call.fails(Outcome::ToolError, "Nothing is kept here".into());
@@ -199,7 +215,10 @@ impl Inner {
             Err(why) => return call.fails(Outcome::ToolError, why),
         };
         let name = format!("{OWN_NAME}__read_more");
-        let marker = Marker { tool: &name, id: Ok(&id) };
+        let marker = Marker {
+            tool: &name,
+            id: Ok(&id),
+        };
         let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
         let text = part(&text, size(offset), size(whole), READ_MORE_BYTES, &marker);
         let mut call = call;
@@ -210,5 +229,6 @@ impl Inner {
 }
 
 fn is_read_more(name: &str) -> bool {
-    name.strip_prefix(OWN_NAME).is_some_and(|rest| rest == "__read_more")
+    name.strip_prefix(OWN_NAME)
+        .is_some_and(|rest| rest == "__read_more")
 }

@@ -37,7 +37,10 @@ pub(crate) struct Resource {
 pub(crate) enum Found<'a> {
     Tool(&'a Entry),
     /// There is such a tool, and it may not be called.
-    Denied { plugin: usize, own: &'a str },
+    Denied {
+        plugin: usize,
+        own: &'a str,
+    },
     Nothing,
 }
 
@@ -68,9 +71,14 @@ impl Catalog {
         for (index, (options, lists)) in plugins.enumerate() {
             let mut own_names = std::collections::HashSet::new();
             for definition in &lists.tools {
-                let Some((own, object)) = catalog.named(index, "tool", definition) else { continue };
+                let Some((own, object)) = catalog.named(index, "tool", definition) else {
+                    continue;
+                };
                 if !own_names.insert(own.clone()) {
-                    catalog.refuse(index, format!("it has two tools that are called {own:?}: the second is left out"));
+                    catalog.refuse(
+                        index,
+                        format!("it has two tools that are called {own:?}: the second is left out"),
+                    );
                     continue;
                 }
                 let prefix = options.prefixed.then_some(&*options.name);
@@ -81,7 +89,10 @@ impl Catalog {
                 // A name that was shortened is still meant by patterns on the whole of it.
                 let full = prefix.map_or_else(|| own.clone(), |prefix| format!("{prefix}{SEPARATOR}{own}"));
                 let agent_allows = agent.allows(&name) || agent.allows(&full);
-                let agent_denies = agent.deny.iter().any(|deny| deny.matches(&name) || deny.matches(&full));
+                let agent_denies = agent
+                    .deny
+                    .iter()
+                    .any(|deny| deny.matches(&name) || deny.matches(&full));
                 if !options.tools.allows(&own) || !agent_allows || agent_denies {
                     catalog.denied.insert(name, (index, own));
                     continue;
@@ -90,18 +101,26 @@ impl Catalog {
                 catalog.tools.push(entry(index, name, own, object));
             }
             for definition in &lists.prompts {
-                let Some((own, object)) = catalog.named(index, "prompt", definition) else { continue };
+                let Some((own, object)) = catalog.named(index, "prompt", definition) else {
+                    continue;
+                };
                 let prefix = options.prefixed.then_some(&*options.name);
                 let Some(name) = prompt_names.give(prefix, &own, name_chars_max) else {
                     catalog.refuse(index, format!("there is no free name for its prompt {own:?}"));
                     continue;
                 };
-                catalog.prompts_by_name.insert(name.clone(), catalog.prompts.len());
+                catalog
+                    .prompts_by_name
+                    .insert(name.clone(), catalog.prompts.len());
                 catalog.prompts.push(entry(index, name, own, object));
             }
             for definition in &lists.resources {
-                let Some(resource) = catalog.resource(index, options, "uri", definition) else { continue };
-                catalog.resources_by_uri.insert(resource.uri.clone(), catalog.resources.len());
+                let Some(resource) = catalog.resource(index, options, "uri", definition) else {
+                    continue;
+                };
+                catalog
+                    .resources_by_uri
+                    .insert(resource.uri.clone(), catalog.resources.len());
                 catalog.resources.push(resource);
             }
             for definition in &lists.templates {
@@ -116,10 +135,14 @@ impl Catalog {
     /// Whether tools, prompts and resources are others than those.
     pub(crate) fn differs(&self, other: &Self) -> (bool, bool, bool) {
         let entries = |a: &[Entry], b: &[Entry]| {
-            !a.iter().map(|one| one.definition.get()).eq(b.iter().map(|one| one.definition.get()))
+            !a.iter()
+                .map(|one| one.definition.get())
+                .eq(b.iter().map(|one| one.definition.get()))
         };
         let resources = |a: &[Resource], b: &[Resource]| {
-            !a.iter().map(|one| one.definition.get()).eq(b.iter().map(|one| one.definition.get()))
+            !a.iter()
+                .map(|one| one.definition.get())
+                .eq(b.iter().map(|one| one.definition.get()))
         };
         (
             entries(&self.tools, &other.tools),
@@ -132,7 +155,12 @@ impl Catalog {
         self.refused.push((plugin, why));
     }
 
-    fn named<'a>(&mut self, plugin: usize, what: &str, definition: &'a RawValue) -> Option<(String, Object<'a>)> {
+    fn named<'a>(
+        &mut self,
+        plugin: usize,
+        what: &str,
+        definition: &'a RawValue,
+    ) -> Option<(String, Object<'a>)> {
         let object = Object::parse(definition);
         let name = object.as_ref().and_then(|object| object.text("name"));
         match (object, name) {
@@ -146,7 +174,13 @@ impl Catalog {
 
     /// URIs stay as they are, because results name them too. Where two plugins have the same, the second's gets the
     /// plugin's name before it.
-    fn resource(&mut self, plugin: usize, options: &PluginOptions, key: &'static str, definition: &RawValue) -> Option<Resource> {
+    fn resource(
+        &mut self,
+        plugin: usize,
+        options: &PluginOptions,
+        key: &'static str,
+        definition: &RawValue,
+    ) -> Option<Resource> {
         let object = Object::parse(definition);
         let own = object.as_ref().and_then(|object| object.text(key));
         let (Some(mut object), Some(own)) = (object, own) else {
@@ -156,12 +190,20 @@ impl Catalog {
         if key == "uri" && self.resources_by_uri.contains_key(&own) {
             let uri = format!("{}+{own}", options.name);
             if self.resources_by_uri.contains_key(&uri) {
-                self.refuse(plugin, format!("it has two resources {own:?}: the second is left out"));
+                self.refuse(
+                    plugin,
+                    format!("it has two resources {own:?}: the second is left out"),
+                );
                 return None;
             }
             object.set(key, raw(&uri));
             let definition = object.to_raw();
-            return Some(Resource { uri, own, plugin, definition });
+            return Some(Resource {
+                uri,
+                own,
+                plugin,
+                definition,
+            });
         }
         Some(Resource {
             uri: own.clone(),
@@ -282,13 +324,19 @@ mod tests {
     use crate::remote::RemoteOptions;
 
     fn options(name: &str) -> PluginOptions {
-        let source = Source::Remote(RemoteOptions { url: String::new(), bearer: None });
+        let source = Source::Remote(RemoteOptions {
+            url: String::new(),
+            bearer: None,
+        });
         PluginOptions::new(name, source)
     }
 
     fn tools(names: &[&str]) -> Lists {
         Lists {
-            tools: names.iter().map(|name| raw(&serde_json::json!({"name": name, "icons": [1]}))).collect(),
+            tools: names
+                .iter()
+                .map(|name| raw(&serde_json::json!({"name": name, "icons": [1]})))
+                .collect(),
             ..Lists::default()
         }
     }
@@ -316,17 +364,28 @@ mod tests {
         a.tools.deny = vec![Pattern::new("*_write")];
         let long = format!("{}_delete", "x".repeat(80));
         let lists = tools(&["read", "file_write", "drop", &long]);
-        let agent = Rules { allow: None, deny: vec![Pattern::new("a__drop"), Pattern::new("*_delete")] };
+        let agent = Rules {
+            allow: None,
+            deny: vec![Pattern::new("a__drop"), Pattern::new("*_delete")],
+        };
         let catalog = Catalog::of([(&a, &lists)].into_iter(), &agent, 40);
         assert_eq!(names(&catalog), ["a__read"]);
-        assert!(matches!(catalog.tool("a__file_write"), Found::Denied { own: "file_write", .. }));
+        assert!(matches!(
+            catalog.tool("a__file_write"),
+            Found::Denied {
+                own: "file_write",
+                ..
+            }
+        ));
         assert!(matches!(catalog.tool("a__drop"), Found::Denied { .. }));
         assert!(matches!(catalog.tool("a__other"), Found::Nothing));
     }
 
     #[test]
     fn lists_have_pages() {
-        let entries: Vec<Raw> = (0..5).map(|n| raw(&format!("{n}{}", "x".repeat(400_000)))).collect();
+        let entries: Vec<Raw> = (0..5)
+            .map(|n| raw(&format!("{n}{}", "x".repeat(400_000))))
+            .collect();
         let (mut cursor, mut seen, mut pages) = (None::<String>, 0, 0);
         loop {
             let page = page("tools", entries.iter().map(|entry| &**entry), cursor.as_deref()).unwrap();

@@ -6,9 +6,9 @@ use crate::revision::{Capabilities, Client, Revision};
 use bytes::Bytes;
 use serde_json::value::RawValue;
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
@@ -132,7 +132,9 @@ impl Connection {
     }
 
     pub(crate) fn cancel(&self, params: Option<&RawValue>) {
-        let Some(params) = params.and_then(Object::parse) else { return };
+        let Some(params) = params.and_then(Object::parse) else {
+            return;
+        };
         if let Some(id) = params.get("requestId")
             && let Some(cancel) = self.state().running.get(id.get())
         {

@@ -83,7 +83,9 @@ impl GatewayOptions {
 
 impl fmt::Debug for GatewayOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("GatewayOptions").field("plugins", &self.plugins).finish_non_exhaustive()
+        f.debug_struct("GatewayOptions")
+            .field("plugins", &self.plugins)
+            .finish_non_exhaustive()
     }
 }
 
@@ -92,7 +94,9 @@ impl fmt::Debug for GatewayOptions {
 #[non_exhaustive]
 pub enum StartError {
     /// The operator's mistake.
-    #[error("a plugin cannot be called {0:?}: a name has up to 32 letters, digits, - and _, and is not {OWN_NAME:?}")]
+    #[error(
+        "a plugin cannot be called {0:?}: a name has up to 32 letters, digits, - and _, and is not {OWN_NAME:?}"
+    )]
     Name(String),
     /// The operator's mistake.
     #[error("there are two plugins called {0:?}")]
@@ -167,13 +171,18 @@ impl Gateway {
         };
         let inner = Arc::new_cyclic(|gateway: &Weak<Inner>| Inner {
             plugins: (options.plugins.iter().enumerate())
-                .map(|(at, plugin)| Arc::new(Plugin::new(at, plugin.clone(), gateway.clone(), identity.clone())))
+                .map(|(at, plugin)| {
+                    Arc::new(Plugin::new(at, plugin.clone(), gateway.clone(), identity.clone()))
+                })
                 .collect(),
             catalog: RwLock::default(),
             connections: Mutex::default(),
             next_connection: AtomicU64::new(0),
             bucket: Mutex::new(options.rate.map(|rate| Bucket::new(rate, Instant::now()))),
-            spool: options.spool_dir.clone().map(|dir| Spool::new(dir, options.spool_bytes_max)),
+            spool: options
+                .spool_dir
+                .clone()
+                .map(|dir| Spool::new(dir, options.spool_bytes_max)),
             stop: CancellationToken::new(),
             options,
         });
@@ -186,7 +195,9 @@ impl Gateway {
         for plugin in &gateway.inner.plugins {
             let mut status = plugin.status.subscribe();
             // What cannot be started the first time is not tried again: somebody is there to see it.
-            let settled = status.wait_for(|status| !matches!(status, Status::Starting)).await;
+            let settled = status
+                .wait_for(|status| !matches!(status, Status::Starting))
+                .await;
             let why = match settled.as_deref() {
                 Ok(Status::Ready) => continue,
                 Ok(Status::Waiting(why) | Status::GivenUp(why)) => why.to_string(),
@@ -226,7 +237,11 @@ impl Gateway {
     ///
     /// # Errors
     /// What an agent would get.
-    pub async fn call(&self, tool: &str, arguments: serde_json::Value) -> Result<serde_json::Value, RpcError> {
+    pub async fn call(
+        &self,
+        tool: &str,
+        arguments: serde_json::Value,
+    ) -> Result<serde_json::Value, RpcError> {
         let params = serde_json::json!({"name": tool, "arguments": arguments});
         self.request("tools/call", params).await
     }
@@ -235,7 +250,11 @@ impl Gateway {
     ///
     /// # Errors
     /// What an agent would get.
-    pub async fn request(&self, method: &str, params: serde_json::Value) -> Result<serde_json::Value, RpcError> {
+    pub async fn request(
+        &self,
+        method: &str,
+        params: serde_json::Value,
+    ) -> Result<serde_json::Value, RpcError> {
         let (out, mut lines) = mpsc::channel(crate::client::OUT_MAX);
         let connection = self.inner.connect(None);
         let origin = Origin {
@@ -245,7 +264,13 @@ impl Gateway {
             progress: None,
         };
         let params = raw(&params);
-        let serve = self.inner.answer(Arc::new(origin), raw(&0), method, Some(&params), CancellationToken::new());
+        let serve = self.inner.answer(
+            Arc::new(origin),
+            raw(&0),
+            method,
+            Some(&params),
+            CancellationToken::new(),
+        );
         tokio::pin!(serve);
         let answered = loop {
             tokio::select! {
@@ -255,7 +280,12 @@ impl Gateway {
             }
         };
         connection.gone.cancel();
-        let unreadable = |_| RpcError::new(crate::message::code::INTERNAL_ERROR, "an answer that cannot be read");
+        let unreadable = |_| {
+            RpcError::new(
+                crate::message::code::INTERNAL_ERROR,
+                "an answer that cannot be read",
+            )
+        };
         match answered.answer {
             Ok(result) => serde_json::from_str(result.get()).map_err(unreadable),
             Err(error) => Err(serde_json::from_str(error.get()).unwrap_or_else(unreadable)),
@@ -266,7 +296,11 @@ impl Gateway {
     /// when there is no such plugin.
     #[must_use]
     pub fn stderr(&self, plugin: &str) -> Option<String> {
-        let plugin = self.inner.plugins.iter().find(|known| known.options.name == plugin)?;
+        let plugin = self
+            .inner
+            .plugins
+            .iter()
+            .find(|known| known.options.name == plugin)?;
         Some(self.inner.options.redact.redact(&plugin.said.text()))
     }
 }
@@ -277,12 +311,18 @@ impl Inner {
     }
 
     pub(crate) fn tools_of(&self, plugin: usize) -> usize {
-        self.catalog().tools.iter().filter(|tool| tool.plugin == plugin).count()
+        self.catalog()
+            .tools
+            .iter()
+            .filter(|tool| tool.plugin == plugin)
+            .count()
     }
 
     pub(crate) fn admit(&self) -> Result<(), std::time::Duration> {
         let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
-        bucket.as_mut().map_or(Ok(()), |bucket| bucket.take(Instant::now()))
+        bucket
+            .as_mut()
+            .map_or(Ok(()), |bucket| bucket.take(Instant::now()))
     }
 
     fn connection_map(&self) -> MutexGuard<'_, HashMap<u64, Weak<Connection>>> {
@@ -319,7 +359,11 @@ impl Inner {
         let lists: Vec<_> = (self.plugins.iter())
             .map(|plugin| plugin.lists.lock().unwrap_or_else(PoisonError::into_inner))
             .collect();
-        let both = self.plugins.iter().zip(&lists).map(|(plugin, lists)| (&plugin.options, &**lists));
+        let both = self
+            .plugins
+            .iter()
+            .zip(&lists)
+            .map(|(plugin, lists)| (&plugin.options, &**lists));
         let catalog = Catalog::of(both, &self.options.tools, self.options.name_chars_max);
         drop(lists);
         let before = self.catalog();
@@ -375,7 +419,10 @@ impl Inner {
 
     /// Those that have resources.
     pub(crate) fn resource_plugins(&self) -> Vec<(usize, &str)> {
-        let all = self.plugins.iter().filter(|plugin| plugin.capabilities().resources.is_some());
+        let all = self
+            .plugins
+            .iter()
+            .filter(|plugin| plugin.capabilities().resources.is_some());
         all.map(|plugin| (plugin.index, &*plugin.options.name)).collect()
     }
 
@@ -397,7 +444,9 @@ impl Inner {
             }
             return;
         }
-        let Some(mut params) = params.and_then(Object::parse) else { return };
+        let Some(mut params) = params.and_then(Object::parse) else {
+            return;
+        };
         let Some(own) = params.text("uri") else { return };
         let catalog = self.catalog();
         let known = (catalog.resources.iter()).find(|known| known.plugin == plugin.index && known.own == own);
@@ -408,8 +457,16 @@ impl Inner {
             if connection.is_subscribed(&uri) {
                 connection.offer(method_line(None, method, Some(&text)));
             }
-            for listen in connection.listens().iter().filter(|listen| listen.uris.contains(&uri)) {
-                let _ = listen.out.try_send(method_line(None, method, Some(&of_subscription(&text, &listen.id))));
+            for listen in connection
+                .listens()
+                .iter()
+                .filter(|listen| listen.uris.contains(&uri))
+            {
+                let _ = listen.out.try_send(method_line(
+                    None,
+                    method,
+                    Some(&of_subscription(&text, &listen.id)),
+                ));
             }
         }
     }
@@ -425,11 +482,22 @@ pub(crate) fn of_subscription(params: &str, id: &RawValue) -> String {
     params.to_text()
 }
 
-fn changes(tools: bool, prompts: bool, resources: bool, subscription: Option<&RawValue>) -> Vec<bytes::Bytes> {
+fn changes(
+    tools: bool,
+    prompts: bool,
+    resources: bool,
+    subscription: Option<&RawValue>,
+) -> Vec<bytes::Bytes> {
     let params = subscription.map(|id| of_subscription("{}", id));
     let all = [(tools, "tools"), (prompts, "prompts"), (resources, "resources")];
     let wanted = all.into_iter().filter(|(is_wanted, _)| *is_wanted);
     wanted
-        .map(|(_, what)| method_line(None, &format!("notifications/{what}/list_changed"), params.as_deref()))
+        .map(|(_, what)| {
+            method_line(
+                None,
+                &format!("notifications/{what}/list_changed"),
+                params.as_deref(),
+            )
+        })
         .collect()
 }

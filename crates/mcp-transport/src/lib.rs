@@ -6,6 +6,8 @@ mod catalog;
 mod client;
 pub mod event;
 mod gateway;
+mod headers;
+mod http;
 pub mod limits;
 mod lines;
 mod live;

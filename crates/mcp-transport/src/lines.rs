@@ -11,7 +11,10 @@ const HEAD_BYTES: usize = 512;
 pub(crate) enum Line {
     Whole(Vec<u8>),
     /// Longer than allowed: its beginning, and how long it was. It was read to its end and thrown away.
-    TooLong { head: Vec<u8>, bytes: u64 },
+    TooLong {
+        head: Vec<u8>,
+        bytes: u64,
+    },
 }
 
 /// Reads lines. What was read of a line is kept when the future is dropped.
@@ -110,8 +113,14 @@ mod tests {
     #[test]
     fn the_id_of_a_long_line() {
         let id = |head: &str| id_in_head(head.as_bytes()).map(|id| id.get().to_owned());
-        assert_eq!(id(r#"{"jsonrpc":"2.0","id":17,"result":{"#).as_deref(), Some("17"));
-        assert_eq!(id(r#"{"jsonrpc":"2.0", "id" : "a-1", "x"#).as_deref(), Some("\"a-1\""));
+        assert_eq!(
+            id(r#"{"jsonrpc":"2.0","id":17,"result":{"#).as_deref(),
+            Some("17")
+        );
+        assert_eq!(
+            id(r#"{"jsonrpc":"2.0", "id" : "a-1", "x"#).as_deref(),
+            Some("\"a-1\"")
+        );
         assert_eq!(id(r#"{"jsonrpc":"2.0","params":{"id":1,"#), None);
         assert_eq!(id("\"id\""), None);
     }

@@ -63,7 +63,12 @@ pub(crate) async fn run(plugin: Arc<Plugin>, spawn: Arc<dyn Spawn>, stop: Cancel
             plugin.fail_all("it was stopped");
             break;
         }
-        let why = format!("plugin {:?} {}{}", plugin.options.name, death.why, plugin.said.tail());
+        let why = format!(
+            "plugin {:?} {}{}",
+            plugin.options.name,
+            death.why,
+            plugin.said.tail()
+        );
         let why = redacted(&plugin, &why);
         plugin.fail_all(&why);
         if death.of_the_probe {
@@ -73,7 +78,10 @@ pub(crate) async fn run(plugin: Arc<Plugin>, spawn: Arc<dyn Spawn>, stop: Cancel
         let limits = &plugin.options.limits;
         let Some(pause) = restarts.after(limits, death.ready_for) else {
             plugin.status.send_replace(Status::GivenUp(why.as_str().into()));
-            *plugin.lists.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Lists::default();
+            *plugin
+                .lists
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner) = Lists::default();
             tell(&plugin, |plugin| Event::PluginGivenUp { plugin, reason: why });
             if let Some(gateway) = plugin.gateway.upgrade() {
                 gateway.lists_changed();
@@ -106,7 +114,12 @@ fn tell(plugin: &Plugin, event: impl FnOnce(String) -> Event) {
     }
 }
 
-async fn live(plugin: &Arc<Plugin>, spawn: &dyn Spawn, lifecycle: Lifecycle, stop: &CancellationToken) -> Death {
+async fn live(
+    plugin: &Arc<Plugin>,
+    spawn: &dyn Spawn,
+    lifecycle: Lifecycle,
+    stop: &CancellationToken,
+) -> Death {
     match &plugin.options.source {
         Source::Process(options) => match process::start(options, spawn) {
             Ok((running, pipes)) => live_process(plugin, running, pipes, lifecycle, stop).await,
@@ -312,18 +325,23 @@ impl Life {
 }
 
 async fn ask(plugin: &Plugin, method: &str, params: Object<'_>, max: Duration) -> Result<Raw, String> {
-    match plugin.call(method, params, None, max, &CancellationToken::new()).await {
+    match plugin
+        .call(method, params, None, max, &CancellationToken::new())
+        .await
+    {
         Ok(Ok(result)) => Ok(result),
         Ok(Err(error)) => Err(format!("it answers {method} with the error {}", error.get())),
-        Err(CallError::TimedOut(max)) => {
-            Err(format!("it did not answer {method} within {} seconds", max.as_secs_f64()))
-        }
+        Err(CallError::TimedOut(max)) => Err(format!(
+            "it did not answer {method} within {} seconds",
+            max.as_secs_f64()
+        )),
         Err(error) => Err(error.to_string()),
     }
 }
 
 fn greeting(method: &str, result: &RawValue) -> Result<Greeting, String> {
-    serde_json::from_str(result.get()).map_err(|error| format!("its answer to {method} is malformed: {error}"))
+    serde_json::from_str(result.get())
+        .map_err(|error| format!("its answer to {method} is malformed: {error}"))
 }
 
 fn accept(plugin: &Plugin, greeting: Greeting) {
@@ -339,7 +357,11 @@ async fn discover(plugin: &Plugin) -> Result<(), String> {
     let method = "server/discover";
     let result = ask(plugin, method, Object::default(), plugin.options.limits.probe_max).await?;
     let greeting = greeting(method, &result)?;
-    if !greeting.supported_versions.iter().any(|version| version == MODERN) {
+    if !greeting
+        .supported_versions
+        .iter()
+        .any(|version| version == MODERN)
+    {
         return Err(format!("it does not speak revision {MODERN}"));
     }
     accept(plugin, greeting);
@@ -361,7 +383,11 @@ async fn initialize(plugin: &Plugin) -> Result<(), String> {
                 remote.use_version(version);
             }
         }
-        other => return Err(format!("it speaks revision {other:?}, of which nothing is known here")),
+        other => {
+            return Err(format!(
+                "it speaks revision {other:?}, of which nothing is known here"
+            ));
+        }
     }
     accept(plugin, greeting);
     plugin.notify("notifications/initialized", None);
@@ -383,7 +409,10 @@ async fn read_lists(plugin: &Arc<Plugin>) -> Result<(), String> {
         let templates = read_list(plugin, "resources/templates/list", "resourceTemplates").await;
         lists.templates = templates.unwrap_or_default();
     }
-    *plugin.lists.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = lists;
+    *plugin
+        .lists
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner) = lists;
     Ok(())
 }
 
@@ -413,7 +442,10 @@ async fn read_list(plugin: &Plugin, method: &str, key: &str) -> Result<Vec<Raw>,
             }
             all.push(entry.to_owned());
         }
-        cursor = page.get("nextCursor").filter(|next| next.get() != "null").map(ToOwned::to_owned);
+        cursor = page
+            .get("nextCursor")
+            .filter(|next| next.get() != "null")
+            .map(ToOwned::to_owned);
         if cursor.is_none() {
             break;
         }
@@ -441,14 +473,20 @@ async fn keep_lists(plugin: &Arc<Plugin>) -> String {
 async fn keep_subscriptions(plugin: &Arc<Plugin>) -> String {
     let mut subscribed = plugin.subscribed.subscribe();
     let can = plugin.capabilities();
-    let changes = |listed: &Option<crate::revision::Listed>| listed.as_ref().is_some_and(|list| list.list_changed);
-    let can_subscribe = can.resources.as_ref().is_some_and(|resources| resources.subscribe);
+    let changes =
+        |listed: &Option<crate::revision::Listed>| listed.as_ref().is_some_and(|list| list.list_changed);
+    let can_subscribe = can
+        .resources
+        .as_ref()
+        .is_some_and(|resources| resources.subscribe);
     let mut known: std::collections::BTreeSet<String> = Default::default();
     loop {
         let wanted = subscribed.borrow_and_update().clone();
         if plugin.revision() == Revision::Legacy {
             if can_subscribe {
-                let gone = known.difference(&wanted).map(|uri| (uri, "resources/unsubscribe"));
+                let gone = known
+                    .difference(&wanted)
+                    .map(|uri| (uri, "resources/unsubscribe"));
                 let new = wanted.difference(&known).map(|uri| (uri, "resources/subscribe"));
                 for (uri, method) in gone.chain(new) {
                     let mut params = Object::default();

@@ -67,7 +67,11 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Message<'_>, Malformed> {
     let text = std::str::from_utf8(bytes)
         .map_err(|_| malformed(code::PARSE_ERROR, "a message is not UTF-8".into(), None))?;
     let envelope: Envelope<'_> = serde_json::from_str(text).map_err(|error| {
-        let code = if error.is_data() { code::INVALID_REQUEST } else { code::PARSE_ERROR };
+        let code = if error.is_data() {
+            code::INVALID_REQUEST
+        } else {
+            code::PARSE_ERROR
+        };
         malformed(code, format!("not a JSON-RPC message: {error}"), None)
     })?;
     if envelope.jsonrpc.as_deref() != Some("2.0") {
@@ -91,8 +95,14 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Message<'_>, Malformed> {
             method,
             params: envelope.params,
         }),
-        (None, id, Some(result), None) => Ok(Message::Response { id, answer: Ok(result) }),
-        (None, id, None, Some(error)) => Ok(Message::Response { id, answer: Err(error) }),
+        (None, id, Some(result), None) => Ok(Message::Response {
+            id,
+            answer: Ok(result),
+        }),
+        (None, id, None, Some(error)) => Ok(Message::Response {
+            id,
+            answer: Err(error),
+        }),
         (_, id, _, _) => {
             let why = "neither a request, nor a notification, nor an answer".into();
             Err(malformed(code::INVALID_REQUEST, why, id))
@@ -321,8 +331,14 @@ mod tests {
             (b"[]", code::INVALID_REQUEST),
             (br#"{"jsonrpc":"2.0"}"#, code::INVALID_REQUEST),
             (br#"{"jsonrpc":"1.0","id":1,"method":"x"}"#, code::INVALID_REQUEST),
-            (br#"{"jsonrpc":"2.0","id":{},"method":"x"}"#, code::INVALID_REQUEST),
-            (br#"{"jsonrpc":"2.0","id":1,"method":"x","result":{}}"#, code::INVALID_REQUEST),
+            (
+                br#"{"jsonrpc":"2.0","id":{},"method":"x"}"#,
+                code::INVALID_REQUEST,
+            ),
+            (
+                br#"{"jsonrpc":"2.0","id":1,"method":"x","result":{}}"#,
+                code::INVALID_REQUEST,
+            ),
         ] {
             let malformed = parse(bytes).unwrap_err();
             assert_eq!(malformed.code, expected, "{malformed:?}");

@@ -50,7 +50,11 @@ struct Block {
 /// The text of a result's blocks, one after the other. What is not text is described in a line of its own.
 pub(crate) fn take_apart(kind: Kind, result: &RawValue) -> Option<Cut> {
     let object = Object::parse(result)?;
-    let key = if kind == Kind::ToolCall { "content" } else { "contents" };
+    let key = if kind == Kind::ToolCall {
+        "content"
+    } else {
+        "contents"
+    };
     let blocks: Vec<&RawValue> = object
         .get(key)
         .and_then(|blocks| serde_json::from_str(blocks.get()).ok())
@@ -130,7 +134,13 @@ pub(crate) fn part(text: &str, offset: usize, whole: usize, bytes_max: usize, ma
 }
 
 /// A result in the place of the one that was too large.
-pub(crate) fn put_together(kind: Kind, original: &RawValue, cut: &Cut, text: &str, must_be_error: bool) -> Raw {
+pub(crate) fn put_together(
+    kind: Kind,
+    original: &RawValue,
+    cut: &Cut,
+    text: &str,
+    must_be_error: bool,
+) -> Raw {
     let mut result = Object::parse(original).unwrap_or_default();
     match kind {
         Kind::ToolCall => {
@@ -197,7 +207,9 @@ impl Spool {
         }
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         while kept.bytes + size > self.bytes_max || kept.files.len() >= FILES_MAX {
-            let Some((id, size)) = kept.files.pop_front() else { break };
+            let Some((id, size)) = kept.files.pop_front() else {
+                break;
+            };
             kept.bytes -= size;
             // Gone already is as good.
             let _ = fs::remove_file(self.dir.join(id));
@@ -229,17 +241,26 @@ impl Spool {
         };
         let size = *size;
         if offset >= size {
-            return Err(format!("the output {id:?} has {size} bytes: nothing is at {offset}"));
+            return Err(format!(
+                "the output {id:?} has {size} bytes: nothing is at {offset}"
+            ));
         }
         let read = || {
             let file = File::open(self.dir.join(id))?;
-            let mut bytes = vec![0; usize::try_from(size - offset).unwrap_or(usize::MAX).min(bytes_max + 3)];
+            let mut bytes = vec![
+                0;
+                usize::try_from(size - offset)
+                    .unwrap_or(usize::MAX)
+                    .min(bytes_max + 3)
+            ];
             file.read_exact_at(&mut bytes, offset)?;
             Ok::<_, io::Error>(bytes)
         };
         let bytes = read().map_err(|error| format!("the output {id:?} cannot be read: {error}"))?;
         if bytes.first().is_some_and(|byte| (0x80..0xc0).contains(byte)) {
-            return Err(format!("{offset} is in the middle of a character: use the offset that you were given"));
+            return Err(format!(
+                "{offset} is in the middle of a character: use the offset that you were given"
+            ));
         }
         let valid = match std::str::from_utf8(&bytes) {
             Ok(text) => text,
@@ -324,7 +345,12 @@ mod tests {
         let value: serde_json::Value = serde_json::from_str(small.get()).unwrap();
         assert_eq!(value["isError"], true);
         assert_eq!(value["_meta"]["kept"], true);
-        assert!(value["content"][0]["text"].as_str().unwrap().contains("Read on with"));
+        assert!(
+            value["content"][0]["text"]
+                .as_str()
+                .unwrap()
+                .contains("Read on with")
+        );
         assert!(small.get().len() < 2000);
     }
 }

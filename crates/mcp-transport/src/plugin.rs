@@ -230,14 +230,18 @@ impl Plugin {
     /// One call of the plugin's rate.
     pub(crate) fn admit(&self) -> Result<(), Duration> {
         let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
-        bucket.as_mut().map_or(Ok(()), |bucket| bucket.take(Instant::now()))
+        bucket
+            .as_mut()
+            .map_or(Ok(()), |bucket| bucket.take(Instant::now()))
     }
 
     /// Waits, for so long at most, until it can be called.
     pub(crate) async fn ready(&self, max: Duration) -> Result<(), CallError> {
         let mut status = self.status.subscribe();
         let settled = status.wait_for(|status| !matches!(status, Status::Starting | Status::Waiting(_)));
-        let settled = timeout(max, settled).await.map(|settled| settled.map(|status| status.clone()));
+        let settled = timeout(max, settled)
+            .await
+            .map(|settled| settled.map(|status| status.clone()));
         let status = match settled {
             Ok(Ok(status)) => status,
             _ => self.status.borrow().clone(),
@@ -245,7 +249,9 @@ impl Plugin {
         Err(CallError::Failed(match status {
             Status::Ready => return Ok(()),
             Status::Starting => "it is still being started; try again later".into(),
-            Status::Waiting(reason) => format!("it has ended and is being started again; try again later: {reason}"),
+            Status::Waiting(reason) => {
+                format!("it has ended and is being started again; try again later: {reason}")
+            }
             Status::GivenUp(reason) => format!("it has ended too often and was given up: {reason}"),
             Status::Stopped => "it was stopped".into(),
         }))
@@ -323,7 +329,8 @@ impl Plugin {
     /// Takes a message that was too long to be read.
     pub(crate) fn take_too_long(&self, head: &[u8], bytes: u64) {
         let max = self.options.limits.line_bytes_max;
-        let why = format!("it sent a message of {bytes} bytes, and {max} are allowed: ask it for less at a time");
+        let why =
+            format!("it sent a message of {bytes} bytes, and {max} are allowed: ask it for less at a time");
         self.said.push(format!("[{why}]\n").as_bytes());
         if let Some(id) = id_in_head(head).and_then(|id| id.get().parse().ok()) {
             self.fail(id, CallError::Failed(why));
@@ -348,9 +355,13 @@ impl Plugin {
             Ok(Message::Request { id, method, params }) => self.asked(id, &method, params),
             Err(malformed) => {
                 let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(GARBAGE_SHOWN_BYTES)]);
-                self.said.push(format!("[on standard output, {}: {shown}]\n", malformed.why).as_bytes());
+                self.said
+                    .push(format!("[on standard output, {}: {shown}]\n", malformed.why).as_bytes());
                 if let Some(id) = malformed.id.and_then(|id| id.get().parse().ok()) {
-                    self.fail(id, CallError::Failed(format!("its answer is malformed: {}", malformed.why)));
+                    self.fail(
+                        id,
+                        CallError::Failed(format!("its answer is malformed: {}", malformed.why)),
+                    );
                 }
             }
         }
@@ -363,7 +374,9 @@ impl Plugin {
             "notifications/tools/list_changed"
             | "notifications/prompts/list_changed"
             | "notifications/resources/list_changed" => self.lists_changed.notify_one(),
-            "notifications/message" | "notifications/resources/updated" | "notifications/elicitation/complete" => {
+            "notifications/message"
+            | "notifications/resources/updated"
+            | "notifications/elicitation/complete" => {
                 if let Some(gateway) = self.gateway.upgrade() {
                     gateway.notified(self, method, params);
                 }
@@ -373,14 +386,22 @@ impl Plugin {
     }
 
     fn progressed(&self, params: Option<&RawValue>) {
-        let Some(mut params) = params.and_then(Object::parse) else { return };
-        let token = params.get("progressToken").and_then(|token| token.get().parse::<u64>().ok());
+        let Some(mut params) = params.and_then(Object::parse) else {
+            return;
+        };
+        let token = params
+            .get("progressToken")
+            .and_then(|token| token.get().parse::<u64>().ok());
         let origin = token.and_then(|id| self.state().pending.get(&id)?.origin.clone());
         if let Some(origin) = origin
             && let Some(token) = &origin.progress
         {
             params.set("progressToken", token.clone());
-            origin.offer(method_line(None, "notifications/progress", Some(&params.to_text())));
+            origin.offer(method_line(
+                None,
+                "notifications/progress",
+                Some(&params.to_text()),
+            ));
         }
     }
 
@@ -398,7 +419,8 @@ impl Plugin {
             let answer = match origin {
                 Some(origin) => origin.ask(&method, params.as_deref()).await,
                 None => {
-                    let why = format!("{method}: no single client's call is under way, so nobody can be asked");
+                    let why =
+                        format!("{method}: no single client's call is under way, so nobody can be asked");
                     Err(RpcError::new(crate::message::code::METHOD_NOT_FOUND, why).raw())
                 }
             };
@@ -420,7 +442,9 @@ impl Plugin {
         let state = self.state();
         let mut all: Vec<_> = state.pending.iter().collect();
         all.sort_unstable_by_key(|(id, _)| std::cmp::Reverse(**id));
-        all.into_iter().filter_map(|(_, pending)| pending.origin.clone()).collect()
+        all.into_iter()
+            .filter_map(|(_, pending)| pending.origin.clone())
+            .collect()
     }
 }
 
@@ -444,8 +468,12 @@ impl Drop for Unanswered<'_> {
         }
         // A handshake cannot be taken back.
         if !matches!(self.method, "initialize" | "server/discover") {
-            let params = format!(r#"{{"requestId":{},"reason":"nobody waits for it any more"}}"#, self.id);
-            self.wire.offer(method_line(None, "notifications/cancelled", Some(&params)));
+            let params = format!(
+                r#"{{"requestId":{},"reason":"nobody waits for it any more"}}"#,
+                self.id
+            );
+            self.wire
+                .offer(method_line(None, "notifications/cancelled", Some(&params)));
         }
     }
 }

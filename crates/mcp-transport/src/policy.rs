@@ -93,7 +93,8 @@ mod tests {
         match (pattern.split_first(), name.split_first()) {
             (None, None) => true,
             (Some(('*', rest)), _) => {
-                by_definition(rest, name) || name.split_first().is_some_and(|(_, n)| by_definition(pattern, n))
+                by_definition(rest, name)
+                    || name.split_first().is_some_and(|(_, n)| by_definition(pattern, n))
             }
             (Some((p, rest)), Some((n, name))) => (*p == '?' || p == n) && by_definition(rest, name),
             _ => false,

@@ -81,7 +81,9 @@ pub struct Started {
 
 impl fmt::Debug for Started {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Started").field("pid", &self.pid).finish_non_exhaustive()
+        f.debug_struct("Started")
+            .field("pid", &self.pid)
+            .finish_non_exhaustive()
     }
 }
 
@@ -105,7 +107,10 @@ impl Spawn for RuntimeSpawn {
         command.process_group(0).kill_on_drop(true);
         let mut child = command.spawn()?;
         let missing = || io::Error::other("a pipe is missing");
-        let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).ok_or_else(missing)?;
+        let pid = child
+            .id()
+            .and_then(|pid| i32::try_from(pid).ok())
+            .ok_or_else(missing)?;
         let stdin = child.stdin.take().ok_or_else(missing)?.into_owned_fd()?;
         let stdout = child.stdout.take().ok_or_else(missing)?.into_owned_fd()?;
         let stderr = child.stderr.take().ok_or_else(missing)?.into_owned_fd()?;

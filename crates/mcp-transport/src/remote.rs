@@ -32,7 +32,9 @@ pub struct RemoteOptions {
 
 impl fmt::Debug for RemoteOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RemoteOptions").field("url", &self.url).finish_non_exhaustive()
+        f.debug_struct("RemoteOptions")
+            .field("url", &self.url)
+            .finish_non_exhaustive()
     }
 }
 
@@ -55,7 +57,10 @@ struct State {
 
 impl Remote {
     pub(crate) fn new(options: &RemoteOptions, plugin: Weak<Plugin>) -> Result<Self, String> {
-        let url: Uri = options.url.parse().map_err(|error| format!("its URL cannot be read: {error}"))?;
+        let url: Uri = options
+            .url
+            .parse()
+            .map_err(|error| format!("its URL cannot be read: {error}"))?;
         if !matches!(url.scheme_str(), Some("http" | "https")) || url.host().is_none() {
             return Err("its URL does not begin with https:// or http://".into());
         }
@@ -102,7 +107,9 @@ impl Remote {
             if let Some(id) = id {
                 this.state().posts.remove(&id);
                 if let Some(plugin) = this.plugin.upgrade() {
-                    let why = sent.err().unwrap_or_else(|| "it ended its answer without a result".into());
+                    let why = sent
+                        .err()
+                        .unwrap_or_else(|| "it ended its answer without a result".into());
                     plugin.fail(id, CallError::Failed(why));
                 }
             }
@@ -127,14 +134,19 @@ impl Remote {
     }
 
     async fn exchange(&self, line: Bytes) -> Result<(), String> {
-        let Some(plugin) = self.plugin.upgrade() else { return Ok(()) };
+        let Some(plugin) = self.plugin.upgrade() else {
+            return Ok(());
+        };
         let response = self
             .client
             .request(self.request(line, plugin.revision())?)
             .await
             .map_err(|error| {
                 let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
-                format!("its server cannot be reached: {error}{}", cause.unwrap_or_default())
+                format!(
+                    "its server cannot be reached: {error}{}",
+                    cause.unwrap_or_default()
+                )
             })?;
         let bytes_max = plugin.options.limits.line_bytes_max;
         if let Some(session) = response.headers().get("mcp-session-id")
@@ -143,7 +155,10 @@ impl Remote {
             self.state().session = Some(session.clone());
         }
         let status = response.status();
-        let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+        let kind = response
+            .headers()
+            .get(CONTENT_TYPE)
+            .and_then(|kind| kind.to_str().ok());
         let kind = kind.unwrap_or_default().to_ascii_lowercase();
         if status == StatusCode::NOT_FOUND && self.state().session.is_some() {
             self.lost.notify_one();
@@ -151,7 +166,8 @@ impl Remote {
         if status.is_success() && kind.starts_with("text/event-stream") {
             return events(response, bytes_max, |data| {
                 plugin.take(data);
-            }).await;
+            })
+            .await;
         }
         let mut body = bounded(response, bytes_max).await?;
         one_line(&mut body);
@@ -173,7 +189,10 @@ impl Remote {
         *request.uri_mut() = self.url.clone();
         let headers = request.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
+        headers.insert(
+            ACCEPT,
+            HeaderValue::from_static("application/json, text/event-stream"),
+        );
         if let Some(authorization) = &self.authorization {
             headers.insert(AUTHORIZATION, authorization.clone());
         }
@@ -183,7 +202,9 @@ impl Remote {
         }
         if revision == Revision::Modern {
             headers.insert("mcp-protocol-version", HeaderValue::from_static(MODERN));
-            if let Ok(Message::Request { method, params, .. } | Message::Notification { method, params }) = parse(&body) {
+            if let Ok(Message::Request { method, params, .. } | Message::Notification { method, params }) =
+                parse(&body)
+            {
                 let invalid = |_| "a name that no header may have".to_owned();
                 headers.insert("mcp-method", HeaderValue::from_str(&method).map_err(invalid)?);
                 let params = Object::of(params).unwrap_or_default();
@@ -256,7 +277,12 @@ struct Events {
 }
 
 impl Events {
-    fn push(&mut self, mut bytes: &[u8], bytes_max: usize, mut take: impl FnMut(&[u8])) -> Result<(), String> {
+    fn push(
+        &mut self,
+        mut bytes: &[u8],
+        bytes_max: usize,
+        mut take: impl FnMut(&[u8]),
+    ) -> Result<(), String> {
         while let Some(at) = memchr::memchr(b'\n', bytes) {
             self.line.extend_from_slice(&bytes[..at]);
             bytes = &bytes[at + 1..];
@@ -269,7 +295,8 @@ impl Events {
                     take(&data);
                 }
             } else if let Some(data) = line.strip_prefix(b"data:") {
-                self.data.extend_from_slice(data.strip_prefix(b" ").unwrap_or(data));
+                self.data
+                    .extend_from_slice(data.strip_prefix(b" ").unwrap_or(data));
                 self.data.push(b'\n');
             }
         }

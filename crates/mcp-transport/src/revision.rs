@@ -28,7 +28,11 @@ pub(crate) enum Revision {
 
 /// The version that an `initialize` is answered with.
 pub(crate) fn negotiate(requested: &str) -> &str {
-    if SUPPORTED[1..].contains(&requested) { requested } else { LEGACY }
+    if SUPPORTED[1..].contains(&requested) {
+        requested
+    } else {
+        LEGACY
+    }
 }
 
 /// What a server can do, as far as it matters here.
@@ -118,7 +122,11 @@ pub(crate) fn uncached(result: Raw) -> Raw {
     let Some(mut object) = Object::parse(&result) else {
         return result;
     };
-    for (key, value) in [("resultType", raw("complete")), ("ttlMs", raw(&0)), ("cacheScope", raw("private"))] {
+    for (key, value) in [
+        ("resultType", raw("complete")),
+        ("ttlMs", raw(&0)),
+        ("cacheScope", raw("private")),
+    ] {
         if object.get(key).is_none() {
             object.set(key, value);
         }
@@ -151,22 +159,36 @@ mod tests {
 
     #[test]
     fn meta_is_translated() {
-        let given = raw_text(
-            format!(r#"{{"name":"t","new":1,"_meta":{{"x/y":2,"progressToken":"p","{META_VERSION}":"{MODERN}"}}}}"#),
+        let given = raw_text(format!(
+            r#"{{"name":"t","new":1,"_meta":{{"x/y":2,"progressToken":"p","{META_VERSION}":"{MODERN}"}}}}"#
+        ));
+        let legacy = decorate(
+            Object::parse(&given).unwrap(),
+            Revision::Legacy,
+            &client(),
+            Some(7),
         );
-        let legacy = decorate(Object::parse(&given).unwrap(), Revision::Legacy, &client(), Some(7));
-        assert_eq!(legacy.unwrap(), r#"{"name":"t","new":1,"_meta":{"x/y":2,"progressToken":7}}"#);
+        assert_eq!(
+            legacy.unwrap(),
+            r#"{"name":"t","new":1,"_meta":{"x/y":2,"progressToken":7}}"#
+        );
         let modern = decorate(Object::default(), Revision::Modern, &client(), None).unwrap();
         for key in [META_VERSION, META_CLIENT_INFO, META_CAPABILITIES] {
             assert!(modern.contains(key), "{modern}");
         }
-        assert_eq!(decorate(Object::default(), Revision::Legacy, &client(), None), None);
+        assert_eq!(
+            decorate(Object::default(), Revision::Legacy, &client(), None),
+            None
+        );
         assert_eq!(progress_token(Some(&given)).unwrap().get(), "\"p\"");
     }
 
     #[test]
     fn results_are_completed_once() {
-        assert_eq!(complete(raw_text("{}".into())).get(), r#"{"resultType":"complete"}"#);
+        assert_eq!(
+            complete(raw_text("{}".into())).get(),
+            r#"{"resultType":"complete"}"#
+        );
         let asking = r#"{"resultType":"input_required"}"#;
         assert_eq!(complete(raw_text(asking.into())).get(), asking);
     }

@@ -9,8 +9,8 @@ use crate::message::{Message, Object, Raw, RpcError, answer_line, code, method_l
 use crate::paging::{Cut, Kind, Marker, part, put_together, take_apart};
 use crate::plugin::{Answer, CallError, Plugin};
 use crate::revision::{
-    Client, META_CAPABILITIES, META_SERVER_INFO, META_SUBSCRIPTION, META_VERSION, MODERN, Revision, SUPPORTED,
-    complete, negotiate, progress_token, uncached,
+    Client, META_CAPABILITIES, META_SERVER_INFO, META_SUBSCRIPTION, META_VERSION, MODERN, Revision,
+    SUPPORTED, complete, negotiate, progress_token, uncached,
 };
 use serde_json::value::RawValue;
 use std::collections::BTreeSet;
@@ -60,7 +60,9 @@ impl Gateway {
         tokio::spawn(async move {
             let room = Arc::new(tokio::sync::Semaphore::new(CLIENTS_MAX));
             loop {
-                let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return Ok(()) };
+                let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
+                    return Ok(());
+                };
                 let accepted = tokio::select! {
                     accepted = listener.accept() => accepted,
                     () = inner.stop.cancelled() => return Ok(()),
@@ -120,7 +122,10 @@ where
         }
         gone.cancel();
     });
-    let mut lines = Lines::new(BufReader::with_capacity(READ_BYTES, reader), inner.options.client_line_bytes_max);
+    let mut lines = Lines::new(
+        BufReader::with_capacity(READ_BYTES, reader),
+        inner.options.client_line_bytes_max,
+    );
     loop {
         let line = tokio::select! {
             line = lines.next() => line,
@@ -155,7 +160,12 @@ where
 
 impl Inner {
     /// Takes a client's message. What is wrong with it is to be answered at once.
-    fn take(self: &Arc<Self>, connection: &Arc<Connection>, out: &Out, line: &[u8]) -> Option<(Option<Raw>, RpcError)> {
+    fn take(
+        self: &Arc<Self>,
+        connection: &Arc<Connection>,
+        out: &Out,
+        line: &[u8],
+    ) -> Option<(Option<Raw>, RpcError)> {
         match parse(line) {
             Ok(Message::Request { id, method, params }) => {
                 let begun = self.begin(connection, out, id, &method, params);
@@ -193,8 +203,15 @@ impl Inner {
         params: Option<&RawValue>,
     ) -> Result<(), RpcError> {
         let busy = |_| RpcError::new(OVERLOADED, "too many requests at once: wait for answers first");
-        let permit = Arc::clone(&connection.permits).try_acquire_owned().map_err(busy)?;
-        let twice = || RpcError::new(code::INVALID_REQUEST, "a request with this id is under way already");
+        let permit = Arc::clone(&connection.permits)
+            .try_acquire_owned()
+            .map_err(busy)?;
+        let twice = || {
+            RpcError::new(
+                code::INVALID_REQUEST,
+                "a request with this id is under way already",
+            )
+        };
         let begun = connection.begin(id).ok_or_else(twice)?;
         let (id, method, params) = (id.to_owned(), method.to_owned(), params.map(ToOwned::to_owned));
         let (inner, connection, out) = (Arc::clone(self), Arc::clone(connection), out.clone());
@@ -205,8 +222,21 @@ impl Inner {
             };
             let progress = progress_token(params.as_deref());
             let gone = connection.gone.clone();
-            let origin = Arc::new(Origin { connection, out: out.clone(), revision, progress });
-            let answered = inner.answer(origin, id.clone(), &method, params.as_deref(), begun.cancel.clone()).await;
+            let origin = Arc::new(Origin {
+                connection,
+                out: out.clone(),
+                revision,
+                progress,
+            });
+            let answered = inner
+                .answer(
+                    origin,
+                    id.clone(),
+                    &method,
+                    params.as_deref(),
+                    begun.cancel.clone(),
+                )
+                .await;
             // Who takes a request back does not want an answer.
             if !begun.cancel.is_cancelled() {
                 let answer = answered.answer.as_deref().map_err(|error| &**error);
@@ -264,7 +294,11 @@ impl Inner {
             return answered;
         }
         let finish = match method {
-            "tools/list" | "prompts/list" | "resources/list" | "resources/templates/list" | "resources/read" => uncached,
+            "tools/list"
+            | "prompts/list"
+            | "resources/list"
+            | "resources/templates/list"
+            | "resources/read" => uncached,
             _ => complete,
         };
         Answered {
@@ -290,7 +324,11 @@ impl Inner {
     fn initialize(&self, connection: &Connection, params: &Object<'_>) -> Result<Raw, RpcError> {
         let requested = params.text("protocolVersion");
         let requested = requested.ok_or_else(|| RpcError::params("protocolVersion is missing"))?;
-        let part = |key: &str| params.get(key).map_or_else(|| raw(&serde_json::json!({})), ToOwned::to_owned);
+        let part = |key: &str| {
+            params
+                .get(key)
+                .map_or_else(|| raw(&serde_json::json!({})), ToOwned::to_owned)
+        };
         connection.greeted(Client {
             info: part("clientInfo"),
             capabilities: part("capabilities"),
@@ -331,8 +369,16 @@ impl Inner {
         let mut all = match method {
             "tools/list" => definitions(&catalog.tools),
             "prompts/list" => definitions(&catalog.prompts),
-            "resources/list" => catalog.resources.iter().map(|entry| entry.definition.clone()).collect(),
-            _ => catalog.templates.iter().map(|entry| entry.definition.clone()).collect(),
+            "resources/list" => catalog
+                .resources
+                .iter()
+                .map(|entry| entry.definition.clone())
+                .collect(),
+            _ => catalog
+                .templates
+                .iter()
+                .map(|entry| entry.definition.clone())
+                .collect(),
         };
         let key = match method {
             "tools/list" => "tools",
@@ -355,17 +401,24 @@ impl Inner {
         params: Object<'_>,
         cancel: &CancellationToken,
     ) -> Result<Answer, CallError> {
-        plugin.ready(READY_MAX.min(plugin.options.limits.call_max)).await?;
+        plugin
+            .ready(READY_MAX.min(plugin.options.limits.call_max))
+            .await?;
         let max = plugin.options.limits.call_max;
         if origin.revision == Revision::Modern || plugin.revision() == Revision::Legacy {
-            return plugin.call(method, params, Some(Arc::clone(origin)), max, cancel).await;
+            return plugin
+                .call(method, params, Some(Arc::clone(origin)), max, cancel)
+                .await;
         }
         let mut params = params.to_raw();
         for _ in 0..ROUNDS_MAX {
             let object = Object::parse(&params).unwrap_or_default();
-            let answer = plugin.call(method, object, Some(Arc::clone(origin)), max, cancel).await?;
+            let answer = plugin
+                .call(method, object, Some(Arc::clone(origin)), max, cancel)
+                .await?;
             let Ok(result) = &answer else { return Ok(answer) };
-            let Some(asked) = Object::parse(result).filter(|asked| asked.text("resultType").as_deref() == Some("input_required"))
+            let Some(asked) = Object::parse(result)
+                .filter(|asked| asked.text("resultType").as_deref() == Some("input_required"))
             else {
                 return Ok(answer);
             };
@@ -377,10 +430,17 @@ impl Inner {
             }
             params = again.to_raw();
         }
-        Err(CallError::Failed(format!("it has asked for more {ROUNDS_MAX} times in a row")))
+        Err(CallError::Failed(format!(
+            "it has asked for more {ROUNDS_MAX} times in a row"
+        )))
     }
 
-    async fn get_prompt(&self, origin: &Arc<Origin>, mut params: Object<'_>, cancel: &CancellationToken) -> Answered {
+    async fn get_prompt(
+        &self,
+        origin: &Arc<Origin>,
+        mut params: Object<'_>,
+        cancel: &CancellationToken,
+    ) -> Answered {
         let Some(name) = params.text("name") else {
             return Err(RpcError::params("name is missing")).into();
         };
@@ -394,7 +454,12 @@ impl Inner {
         self.plain(plugin, None, answer)
     }
 
-    async fn read_resource(&self, origin: &Arc<Origin>, mut params: Object<'_>, cancel: &CancellationToken) -> Answered {
+    async fn read_resource(
+        &self,
+        origin: &Arc<Origin>,
+        mut params: Object<'_>,
+        cancel: &CancellationToken,
+    ) -> Answered {
         let Some(uri) = params.text("uri") else {
             return Err(RpcError::params("uri is missing")).into();
         };
@@ -424,7 +489,12 @@ impl Inner {
         })
     }
 
-    async fn complete(&self, origin: &Arc<Origin>, mut params: Object<'_>, cancel: &CancellationToken) -> Answered {
+    async fn complete(
+        &self,
+        origin: &Arc<Origin>,
+        mut params: Object<'_>,
+        cancel: &CancellationToken,
+    ) -> Answered {
         let reference = params.get("ref").map(ToOwned::to_owned);
         let reference = reference.as_deref().and_then(Object::parse);
         let Some(mut reference) = reference else {
@@ -450,14 +520,18 @@ impl Inner {
         let plugin = &self.plugins[index];
         let reference = reference.to_raw();
         params.set("ref", reference);
-        let answer = self.ask(plugin, origin, "completion/complete", params, cancel).await;
+        let answer = self
+            .ask(plugin, origin, "completion/complete", params, cancel)
+            .await;
         self.plain(plugin, None, answer)
     }
 
     /// An answer of a plugin as it is, unless it is too large, or there is none.
     fn plain(&self, plugin: &Plugin, kind: Option<Kind>, answer: Result<Answer, CallError>) -> Answered {
         let answer = match answer {
-            Ok(Ok(result)) => self.bounded(plugin, kind, result, false).map_err(|error| error.raw()),
+            Ok(Ok(result)) => self
+                .bounded(plugin, kind, result, false)
+                .map_err(|error| error.raw()),
             Ok(Err(error)) => Err(error),
             Err(error) => {
                 let message = format!("plugin {:?}: {error}", plugin.options.name);
@@ -504,7 +578,9 @@ impl Inner {
     }
 
     fn subscribe(&self, connection: &Connection, method: &str, params: &Object<'_>) -> Result<Raw, RpcError> {
-        let uri = params.text("uri").ok_or_else(|| RpcError::params("uri is missing"))?;
+        let uri = params
+            .text("uri")
+            .ok_or_else(|| RpcError::params("uri is missing"))?;
         if method == "resources/unsubscribe" {
             connection.unsubscribe(&uri);
         } else if !connection.subscribe(uri) {
@@ -515,7 +591,9 @@ impl Inner {
     }
 
     async fn set_level(&self, params: &Object<'_>, cancel: &CancellationToken) -> Result<Raw, RpcError> {
-        let level = params.get("level").ok_or_else(|| RpcError::params("level is missing"))?;
+        let level = params
+            .get("level")
+            .ok_or_else(|| RpcError::params("level is missing"))?;
         for plugin in &self.plugins {
             if plugin.revision() == Revision::Modern || plugin.capabilities().logging.is_none() {
                 continue;
@@ -541,11 +619,14 @@ impl Inner {
         let wanted = params.get("notifications").and_then(Object::parse);
         let wanted = wanted.ok_or_else(|| RpcError::params("notifications is missing"))?;
         let uris: Vec<String> = match wanted.get("resourceSubscriptions") {
-            Some(uris) => serde_json::from_str(uris.get()).map_err(|_| RpcError::params("resourceSubscriptions is no list of URIs"))?,
+            Some(uris) => serde_json::from_str(uris.get())
+                .map_err(|_| RpcError::params("resourceSubscriptions is no list of URIs"))?,
             None => Vec::new(),
         };
         if uris.len() > SUBSCRIPTION_URIS_MAX {
-            return Err(RpcError::params(format!("more than {SUBSCRIPTION_URIS_MAX} resources in one subscription")));
+            return Err(RpcError::params(format!(
+                "more than {SUBSCRIPTION_URIS_MAX} resources in one subscription"
+            )));
         }
         let can = self.capabilities();
         let listen = Listen {
@@ -554,7 +635,11 @@ impl Inner {
             tools: wanted.is_true("toolsListChanged"),
             prompts: wanted.is_true("promptsListChanged") && can["prompts"].is_object(),
             resources: wanted.is_true("resourcesListChanged") && can["resources"].is_object(),
-            uris: if can["resources"]["subscribe"] == true { uris.into_iter().collect() } else { BTreeSet::new() },
+            uris: if can["resources"]["subscribe"] == true {
+                uris.into_iter().collect()
+            } else {
+                BTreeSet::new()
+            },
         };
         let mut accepted = serde_json::Map::new();
         for (key, is_accepted) in [
@@ -567,12 +652,18 @@ impl Inner {
             }
         }
         if !listen.uris.is_empty() {
-            accepted.insert("resourceSubscriptions".into(), listen.uris.iter().cloned().collect());
+            accepted.insert(
+                "resourceSubscriptions".into(),
+                listen.uris.iter().cloned().collect(),
+            );
         }
         let params = serde_json::json!({"notifications": accepted}).to_string();
         let method = "notifications/subscriptions/acknowledged";
         // First of all, or what changes meanwhile would come before it.
-        let _ = origin.out.send(method_line(None, method, Some(&of_subscription(&params, id)))).await;
+        let _ = origin
+            .out
+            .send(method_line(None, method, Some(&of_subscription(&params, id))))
+            .await;
         origin.connection.listen(listen);
         self.subscriptions_changed();
         tokio::select! {
@@ -592,7 +683,10 @@ impl Inner {
 /// Asks a client of the older revisions what a newer plugin wants to know.
 async fn gather(origin: &Origin, asked: &Object<'_>) -> Raw {
     let mut responses = serde_json::Map::new();
-    let requests = asked.get("inputRequests").and_then(Object::parse).unwrap_or_default();
+    let requests = asked
+        .get("inputRequests")
+        .and_then(Object::parse)
+        .unwrap_or_default();
     for (key, request) in requests.members() {
         let request = Object::parse(request).unwrap_or_default();
         let method = request.text("method").unwrap_or_default();
@@ -632,7 +726,9 @@ pub(crate) fn check_version(method: &str, params: Option<&RawValue>) -> Result<(
     let meta = params.get("_meta").and_then(Object::parse).unwrap_or_default();
     let is_object = |value: &RawValue| value.get().starts_with('{');
     if !meta.get(META_CAPABILITIES).is_some_and(is_object) {
-        return Err(RpcError::params(format!("_meta has no {META_CAPABILITIES}, which is to be an object")));
+        return Err(RpcError::params(format!(
+            "_meta has no {META_CAPABILITIES}, which is to be an object"
+        )));
     }
     Ok(())
 }

@@ -1,1 +1,8 @@
+//! The gateway between real plugin processes and real clients.
 
+mod clients;
+mod failures;
+mod hostile;
+mod http;
+mod support;
+mod tools;
