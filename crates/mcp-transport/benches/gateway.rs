@@ -14,7 +14,10 @@ use std::time::{Duration, Instant};
 const FIXTURE: &str = env!("CARGO_BIN_EXE_mcp-fixture");
 
 fn main() {
-    let calls = std::env::args().skip(1).find_map(|word| word.parse().ok()).unwrap_or(5000);
+    let calls = std::env::args()
+        .skip(1)
+        .find_map(|word| word.parse().ok())
+        .unwrap_or(5000);
     let dir = tempfile::tempdir().unwrap();
     let (lines, http) = (dir.path().join("lines.sock"), dir.path().join("http.sock"));
     let (ready, is_ready) = std::sync::mpsc::channel();
@@ -24,14 +27,19 @@ fn main() {
         std::os::unix::net::UnixListener::bind(&http).unwrap(),
     );
     let server = std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         runtime.block_on(async {
             let source = Source::Process(ProcessOptions {
                 argv: vec![FIXTURE.into(), "legacy".into()],
                 env: Vec::new(),
                 cwd: "/".into(),
             });
-            let gateway = Gateway::start(GatewayOptions::new(vec![PluginOptions::new("p", source)])).await.unwrap();
+            let gateway = Gateway::start(GatewayOptions::new(vec![PluginOptions::new("p", source)]))
+                .await
+                .unwrap();
             let listen = |listener: std::os::unix::net::UnixListener| {
                 listener.set_nonblocking(true).unwrap();
                 tokio::net::UnixListener::from_std(listener).unwrap()
@@ -45,7 +53,12 @@ fn main() {
     });
     is_ready.recv().unwrap();
 
-    let mut child = Command::new(FIXTURE).arg("legacy").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = Command::new(FIXTURE)
+        .arg("legacy")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut direct = Peer::new(child.stdin.take().unwrap(), child.stdout.take().unwrap());
     let stream = UnixStream::connect(&lines).unwrap();
     let mut socket = Peer::new(stream.try_clone().unwrap(), stream);
@@ -61,7 +74,9 @@ fn main() {
 
     let text = "x".repeat(64);
     let call = |plugin: &str, id: u64| {
-        format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/call","params":{{"name":"{plugin}echo","arguments":{{"text":"{text}"}}}}}}"#)
+        format!(
+            r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/call","params":{{"name":"{plugin}echo","arguments":{{"text":"{text}"}}}}}}"#
+        )
     };
     // In turns, so that whatever else the machine does meets all of them.
     let mut times = [const { Vec::new() }; 3];
@@ -83,7 +98,9 @@ fn main() {
     report("gateway, HTTP through the bridge", &times[2], Some(base));
 
     let big = |plugin: &str| {
-        format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"{plugin}big","arguments":{{"bytes":262144}}}}}}"#)
+        format!(
+            r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"{plugin}big","arguments":{{"bytes":262144}}}}}}"#
+        )
     };
     let mut times = [const { Vec::new() }; 2];
     for _ in 0..300 {
@@ -99,11 +116,13 @@ fn main() {
     for _ in 0..rounds {
         let all: String = (0..64).map(|id| call("p__", id) + "\n").collect();
         socket.writer.write_all(all.as_bytes()).unwrap();
-        let mut seen: Vec<u64> = (0..64).map(|_| {
-            let answer: serde_json::Value = serde_json::from_str(&socket.read()).unwrap();
-            assert!(answer["result"].is_object());
-            answer["id"].as_u64().unwrap()
-        }).collect();
+        let mut seen: Vec<u64> = (0..64)
+            .map(|_| {
+                let answer: serde_json::Value = serde_json::from_str(&socket.read()).unwrap();
+                assert!(answer["result"].is_object());
+                answer["id"].as_u64().unwrap()
+            })
+            .collect();
         seen.sort_unstable();
         assert!(seen.into_iter().eq(0..64));
     }
@@ -125,7 +144,11 @@ fn timed(work: impl FnOnce() -> String) -> Duration {
     let begun = Instant::now();
     let answer = work();
     let took = begun.elapsed();
-    assert!(answer.contains("\"result\""), "{}", &answer[..answer.len().min(300)]);
+    assert!(
+        answer.contains("\"result\""),
+        "{}",
+        &answer[..answer.len().min(300)]
+    );
     took
 }
 
@@ -136,7 +159,13 @@ fn report(what: &str, times: &[Duration], base: Option<(u64, u64)>) -> (u64, u64
     }
     let quantile = |at| histogram.value_at_quantile(at) / 1000;
     let (half, most) = (quantile(0.5), quantile(0.99));
-    let added = base.map(|base| format!("   added {} / {}", half as i64 - base.0 as i64, most as i64 - base.1 as i64));
+    let added = base.map(|base| {
+        format!(
+            "   added {} / {}",
+            half as i64 - base.0 as i64,
+            most as i64 - base.1 as i64
+        )
+    });
     println!("  {what:38} {half:6}   {most:6}{}", added.unwrap_or_default());
     (half, most)
 }

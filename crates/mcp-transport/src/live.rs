@@ -53,6 +53,7 @@ struct Death {
 
 /// Lives as long as the gateway does.
 pub(crate) async fn run(plugin: Arc<Plugin>, spawn: Arc<dyn Spawn>, stop: CancellationToken) {
+    let _over = Over(Arc::clone(&plugin));
     let mut restarts = Restarts::default();
     let mut lifecycle = plugin.options.lifecycle;
     loop {
@@ -100,7 +101,22 @@ pub(crate) async fn run(plugin: Arc<Plugin>, spawn: Arc<dyn Spawn>, stop: Cancel
             () = stop.cancelled() => break,
         }
     }
-    plugin.status.send_replace(Status::Stopped);
+}
+
+/// However its life ends, nobody waits for it any more.
+struct Over(Arc<Plugin>);
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        self.0.fail_all("it was stopped");
+        self.0.status.send_if_modified(|status| {
+            let is_news = !matches!(status, Status::GivenUp(_));
+            if is_news {
+                *status = Status::Stopped;
+            }
+            is_news
+        });
+    }
 }
 
 fn redacted(plugin: &Plugin, text: &str) -> String {
@@ -183,8 +199,11 @@ async fn live_process(
         }
     };
     // What it had answered before its end is an answer.
-    let _ = timeout(LAST_WORDS_MAX, &mut reader.0).await;
-    let _ = timeout(LAST_WORDS_MAX, &mut listener.0).await;
+    for task in [&mut reader, &mut listener] {
+        if !task.0.is_finished() {
+            let _ = timeout(LAST_WORDS_MAX, &mut task.0).await;
+        }
+    }
     Death {
         why,
         stopped,

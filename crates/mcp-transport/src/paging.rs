@@ -291,6 +291,8 @@ mod tests {
     };
 
     proptest! {
+        // Each case reads a text many times.
+        #![proptest_config(ProptestConfig::with_cases(24))]
         #[test]
         fn every_text_can_be_read_to_its_end(text in "(.|\n|\u{1}|\"|ä|€|😀){0,4000}", max in 600..1500_usize) {
             let dir = tempfile::tempdir().unwrap();

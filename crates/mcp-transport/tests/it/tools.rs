@@ -214,11 +214,11 @@ async fn large_output_is_cut_and_read_to_its_end() {
         .call("gateway__read_more", json!({"id": "../../x", "offset": 0}))
         .await;
     assert_eq!(nothing["result"]["isError"], true);
-    world.gateway.stop().await;
     assert_eq!(
         std::fs::read_dir(world.dir.path().join("spool")).unwrap().count(),
         1
     );
+    world.gateway.stop().await;
 }
 
 #[tokio::test]
