@@ -1,5 +1,6 @@
 //! One call of one tool: policy, limits, the call itself, what is told of it.
 
+use crate::answer::Answered;
 use crate::catalog::Found;
 use crate::client::Origin;
 use crate::event::{CallEvent, Event, Outcome};
@@ -7,7 +8,6 @@ use crate::gateway::{Inner, OWN_NAME};
 use crate::message::{Object, Raw, RpcError, raw};
 use crate::paging::{Kind, Marker, cut, part};
 use crate::plugin::CallError;
-use crate::serve::Answered;
 use serde_json::value::RawValue;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -337,7 +337,7 @@ impl Inner {
         let number = self.next_connection.fetch_add(1, Ordering::Relaxed);
         let connection = Arc::new(Connection::new(number, out));
         let mut all = self.connection_map();
-        if number % 64 == 0 {
+        if number.is_multiple_of(64) {
             all.retain(|_, known| known.strong_count() > 0);
         }
         all.insert(number, Arc::downgrade(&connection));

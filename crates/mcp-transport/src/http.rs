@@ -3,11 +3,11 @@
 //! Clients of the older revisions have a session, with a stream (`GET`) for what belongs to no request. In the newer
 //! one each request is by itself, and its connection's end takes it back.
 
+use crate::answer::version_of;
 use crate::client::{Connection, OUT_MAX};
 use crate::gateway::{Gateway, Inner};
 use crate::headers::{self, SESSION};
 use crate::message::{Message, RpcError, answer_line, code, one_line, parse};
-use crate::serve::version_of;
 use bytes::{BufMut, Bytes, BytesMut};
 use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::body::{Body, Frame, Incoming};
@@ -41,6 +41,9 @@ const BODY_MAX: Duration = Duration::from_secs(60);
 const BUFFER_BYTES: usize = 32 * 1024;
 
 type Answer = Response<Either<Full<Bytes>, Events>>;
+
+/// Why a request goes no further: a status, and a sentence.
+type Refused = (StatusCode, &'static str);
 
 struct Server {
     inner: Arc<Inner>,
@@ -235,22 +238,13 @@ impl Server {
         }
     }
 
-    fn session(&self, request: &Request<Incoming>) -> Result<(String, Arc<Connection>), Answer> {
+    fn session(&self, request: &Request<Incoming>) -> Result<(String, Arc<Connection>), Refused> {
         let id = request.headers().get(SESSION).and_then(|id| id.to_str().ok());
-        let Some(id) = id else {
-            return Err(plain(
-                StatusCode::BAD_REQUEST,
-                "the header Mcp-Session-Id is missing: begin with initialize",
-            ));
-        };
+        let missing = "the header Mcp-Session-Id is missing: begin with initialize";
+        let id = id.ok_or((StatusCode::BAD_REQUEST, missing))?;
         let found = self.sessions().by_id.get(id).cloned();
-        let unknown = || {
-            plain(
-                StatusCode::NOT_FOUND,
-                "there is no such session: begin anew with initialize",
-            )
-        };
-        Ok((id.to_owned(), found.ok_or_else(unknown)?))
+        let unknown = "there is no such session: begin anew with initialize";
+        Ok((id.to_owned(), found.ok_or((StatusCode::NOT_FOUND, unknown))?))
     }
 
     fn get(&self, request: &Request<Incoming>) -> Answer {
@@ -264,7 +258,7 @@ impl Server {
                 connection.set_out(Some(out));
                 events(None, rest, None)
             }
-            Err(answer) => answer,
+            Err((status, why)) => plain(status, why),
         }
     }
 
@@ -279,7 +273,7 @@ impl Server {
                 self.inner.disconnect(&connection);
                 plain(StatusCode::OK, "")
             }
-            Err(answer) => answer,
+            Err((status, why)) => plain(status, why),
         }
     }
 
@@ -335,7 +329,7 @@ impl Server {
                         self.inner.told(&connection, &method, params);
                         plain(StatusCode::ACCEPTED, "")
                     }
-                    Err(answer) => answer,
+                    Err((status, why)) => plain(status, why),
                 }
             }
             Ok(Message::Response { id, answer }) => match self.session(&request) {
@@ -343,7 +337,7 @@ impl Server {
                     connection.answered(id, answer);
                     plain(StatusCode::ACCEPTED, "")
                 }
-                Err(answer) => answer,
+                Err((status, why)) => plain(status, why),
             },
             Err(malformed) => {
                 let error = RpcError::new(malformed.code, malformed.why);
@@ -379,7 +373,7 @@ impl Server {
         if version.is_none() && !headers::is_modern(headers) && method != "server/discover" {
             return match self.session(request) {
                 Ok((_, connection)) => self.exchange(&connection, id, method, params, None).await,
-                Err(answer) => answer,
+                Err((status, why)) => plain(status, why),
             };
         }
         if version.is_none() {
@@ -389,7 +383,7 @@ impl Server {
         if let Err(error) = headers::agree(headers, version.as_deref(), method, params) {
             return refusal(StatusCode::BAD_REQUEST, Some(id), &error);
         }
-        if let Err(error) = crate::serve::check_version(method, params) {
+        if let Err(error) = crate::answer::check_version(method, params) {
             return refusal(StatusCode::BAD_REQUEST, Some(id), &error);
         }
         let connection = self.inner.connect(None);

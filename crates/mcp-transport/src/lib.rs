@@ -20,6 +20,8 @@
 //!
 //! *Architecture Invariant:* an answer never waits for an event, for another client, or for another plugin.
 
+mod answer;
+mod ask;
 pub mod bridge;
 mod call;
 mod catalog;
@@ -30,6 +32,7 @@ mod headers;
 mod http;
 pub mod limits;
 mod lines;
+mod lists;
 mod live;
 mod message;
 pub mod name;
