@@ -26,7 +26,10 @@ fn main() {
         std::os::unix::net::UnixListener::bind(&lines).unwrap(),
         std::os::unix::net::UnixListener::bind(&http).unwrap(),
     );
+    // Begun only when memory was looked at without it.
+    let (begin, begun) = std::sync::mpsc::channel::<()>();
     let server = std::thread::spawn(move || {
+        begun.recv().unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -51,7 +54,13 @@ fn main() {
             gateway.stop().await;
         });
     });
+    let before = pss_kib();
+    begin.send(()).unwrap();
     is_ready.recv().unwrap();
+    println!(
+        "memory: {before} KiB PSS without a gateway, {} KiB with one that serves",
+        pss_kib()
+    );
 
     let mut child = Command::new(FIXTURE)
         .arg("legacy")
@@ -107,6 +116,11 @@ fn main() {
         times[0].push(timed(|| direct.ask(&big(""))));
         times[1].push(timed(|| socket.ask(&big("p__"))));
     }
+    println!(
+        "memory: {} KiB PSS after the calls, times of {} calls included",
+        pss_kib(),
+        3 * calls
+    );
     println!("256 KiB result");
     let base = report("direct stdio", &times[0], None);
     report("gateway, socket", &times[1], Some(base));
@@ -128,10 +142,10 @@ fn main() {
     }
     let each = begun.elapsed() / (rounds * 64);
     println!("64 in flight: none lost, {} µs a call", each.as_micros());
-    let memory = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap_or_default();
-    if let Some(line) = memory.lines().find(|line| line.starts_with("Pss:")) {
-        println!("this process, gateway and clients: {line}");
-    }
+    println!(
+        "memory of this process, gateway and clients, after all: {} KiB PSS",
+        pss_kib()
+    );
     drop(direct);
     let _ = child.wait();
     let _ = stop.send(());
@@ -168,6 +182,12 @@ fn report(what: &str, times: &[Duration], base: Option<(u64, u64)>) -> (u64, u64
     });
     println!("  {what:38} {half:6}   {most:6}{}", added.unwrap_or_default());
     (half, most)
+}
+
+fn pss_kib() -> u64 {
+    let rollup = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap();
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
 struct Peer<W> {
