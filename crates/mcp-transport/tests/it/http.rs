@@ -1,0 +1,155 @@
+//! The same gateway over HTTP, through the bridge; and a gateway as another gateway's remote plugin.
+
+use crate::support::{MAX, World, modern, plugin};
+use mcp_transport::{PluginOptions, RemoteOptions, Source};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::time::timeout;
+
+/// One request on a connection of its own: status, headers and body.
+async fn http(port: u16, method: &str, headers: &str, body: &str) -> (u16, String, String) {
+    let request = format!(
+        "{method} /mcp HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\nContent-Length: {}\r\n\
+         Content-Type: application/json\r\nAccept: application/json, text/event-stream\r\n{headers}\r\n{body}",
+        body.len()
+    );
+    let exchange = async {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    };
+    let answer = timeout(MAX, exchange).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (
+        head.split(' ').nth(1).unwrap().parse().unwrap(),
+        head.to_lowercase(),
+        body.to_owned(),
+    )
+}
+
+const TOKEN: &str = "Authorization: Bearer sesame\r\n";
+
+/// A gateway's HTTP socket, and a bridge that leads to it.
+fn bridged(world: &World) -> u16 {
+    let socket = world.dir.path().join("mcp-http.sock");
+    world
+        .gateway
+        .serve_http_unix(UnixListener::bind(&socket).unwrap(), Some("sesame".into()));
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || mcp_transport::bridge::serve_http(&listener, socket));
+    port
+}
+
+#[tokio::test]
+async fn a_session_of_the_older_revisions() {
+    let world = World::of(vec![plugin("one", "legacy")]).await;
+    let port = bridged(&world);
+    let initialize = json!({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params":
+        {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}})
+    .to_string();
+    assert_eq!(http(port, "POST", "", &initialize).await.0, 401);
+    assert_eq!(
+        http(port, "POST", "Authorization: Bearer wrong\r\n", &initialize)
+            .await
+            .0,
+        401
+    );
+    let evil = format!("{TOKEN}Origin: https://evil.example\r\n");
+    assert_eq!(http(port, "POST", &evil, &initialize).await.0, 403);
+    assert_eq!(http(port, "POST", TOKEN, "nonsense").await.0, 400);
+    assert_eq!(http(port, "PUT", TOKEN, "").await.0, 405);
+    let (status, head, body) = http(port, "POST", TOKEN, &initialize).await;
+    assert_eq!(status, 200, "{body}");
+    let session = head
+        .lines()
+        .find_map(|line| line.strip_prefix("mcp-session-id: "))
+        .unwrap()
+        .trim()
+        .to_owned();
+    let headers = format!("{TOKEN}Mcp-Session-Id: {session}\r\nMCP-Protocol-Version: 2025-11-25\r\n");
+    let note = json!({"jsonrpc": "2.0", "method": "notifications/initialized"}).to_string();
+    assert_eq!(http(port, "POST", &headers, &note).await.0, 202);
+    let call = json!({"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params":
+        {"name": "one__progress", "_meta": {"progressToken": 5}}})
+    .to_string();
+    let (status, head, body) = http(port, "POST", &headers, &call).await;
+    assert_eq!(status, 200);
+    assert!(head.contains("text/event-stream"), "{head}");
+    assert_eq!(body.matches("notifications/progress").count(), 3, "{body}");
+    assert!(body.contains("done"));
+    assert_eq!(http(port, "POST", TOKEN, &call).await.0, 400);
+    assert_eq!(http(port, "DELETE", &headers, "").await.0, 200);
+    assert_eq!(http(port, "POST", &headers, &call).await.0, 404);
+    world.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn requests_of_the_newer_revision() {
+    let world = World::of(vec![plugin("one", "legacy")]).await;
+    let port = bridged(&world);
+    let mut params = json!({"name": "one__echo", "arguments": {"text": "x"}});
+    modern(&mut params);
+    let call = json!({"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": params}).to_string();
+    let good = format!(
+        "{TOKEN}MCP-Protocol-Version: 2026-07-28\r\nMcp-Method: tools/call\r\nMcp-Name: one__echo\r\n"
+    );
+    let (status, _, body) = http(port, "POST", &good, &call).await;
+    assert_eq!(status, 200, "{body}");
+    let answer: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(answer["result"]["content"][0]["text"], "x");
+    for bad in [
+        good.replace("one__echo", "one__other"),
+        good.replace("tools/call", "tools/list"),
+        good.replace("2026-07-28", "2025-11-25"),
+        TOKEN.to_owned(),
+    ] {
+        let (status, _, body) = http(port, "POST", &bad, &call).await;
+        let answer: Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(
+            (status, &answer["error"]["code"]),
+            (400, &json!(-32020)),
+            "{bad}{body}"
+        );
+    }
+    assert_eq!(http(port, "GET", &good, "").await.0, 405);
+    world.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_remote_plugin_in_both_revisions() {
+    use mcp_transport::Lifecycle;
+    let far = World::of(vec![plugin("one", "legacy")]).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://127.0.0.1:{}/mcp", listener.local_addr().unwrap().port());
+    far.gateway.serve_http_tcp(listener, Some("sesame".into()));
+    for lifecycle in [Lifecycle::Auto, Lifecycle::Initialize] {
+        let source = Source::Remote(RemoteOptions {
+            url: url.clone(),
+            bearer: Some("sesame".into()),
+        });
+        let mut remote = PluginOptions::new("far", source);
+        remote.lifecycle = lifecycle;
+        let near = World::of(vec![remote]).await;
+        let mut client = near.legacy(json!({})).await;
+        let params = json!({"name": "far__one__progress", "_meta": {"progressToken": "mine"}});
+        let answer = client.ask("tools/call", params).await;
+        assert_eq!(crate::support::text(&answer), "done", "{answer}");
+        assert_eq!(client.others.len(), 3, "{:?}", client.others);
+        near.gateway.stop().await;
+    }
+    let source = Source::Remote(RemoteOptions {
+        url,
+        bearer: Some("wrong".into()),
+    });
+    let options = mcp_transport::GatewayOptions::new(vec![PluginOptions::new("far", source)]);
+    let error = mcp_transport::Gateway::start(options)
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("401") && !error.contains("wrong\""), "{error}");
+    far.gateway.stop().await;
+}
