@@ -1,5 +1,4 @@
-//! Whoever runs sessions in a daemon: takes requests, gives places, starts one driver a session, and finds its sessions
-//! again after a restart.
+//! Whoever runs sessions in a daemon: gives places, starts one driver a session, and finds its sessions again after a restart.
 
 use super::drive::{Driver, Entry, StopRequest};
 use super::git::Git;
