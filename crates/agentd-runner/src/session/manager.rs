@@ -1,22 +1,18 @@
-//! Whoever runs sessions in a daemon: takes requests, gives places, starts one driver a session, and finds its sessions
-//! again after a restart.
+//! Whoever runs sessions in a daemon: gives places, starts one driver a session, and finds its sessions again after a restart.
 
 use super::drive::{Driver, Entry, StopRequest};
 use super::git::Git;
 use super::recovery::{self, Resume};
 use super::slots::{Place, Slots};
 use super::state::StateDirs;
-use super::tree::Budget;
-use super::upkeep::{Removal, What, Why};
 use super::worktree::Worktrees;
-use super::{SessionError, nodes, points, retention, tree, upkeep};
+use super::{SessionError, nodes, points, retention, upkeep};
 use crate::runtime::Runtimes;
 use agentd_config::{Agent, Config};
-use agentd_protocol::requests::{NoParams, RunAgent, SessionRef, StopSession};
-use agentd_protocol::results::{AgentList, QueuedSession, Reloaded};
-use agentd_protocol::{AgentInfo, SessionId, SessionInfo, SessionPhase, TaskId, Trigger, TriggerKind};
-use agentd_store::session::{ChangeSession, NewSession, OpenSession, SessionEvent, SessionLease};
-use agentd_store::{Clock, Command, Query, Store, StoreError, ask, execute};
+use agentd_protocol::requests::{NoParams, SessionRef};
+use agentd_protocol::{SessionId, SessionInfo, SessionPhase, TaskId, TriggerKind};
+use agentd_store::session::{OpenSession, SessionLease};
+use agentd_store::{Clock, Query, Store, StoreError, ask};
 use agentd_supervisor::record::StopCause;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsString;
@@ -95,8 +91,8 @@ impl std::fmt::Debug for Sessions {
 
 pub(super) struct Inner {
     pub(super) options: SessionsOptions,
-    config: RwLock<Arc<Config>>,
-    slots: Mutex<Slots>,
+    pub(super) config: RwLock<Arc<Config>>,
+    pub(super) slots: Mutex<Slots>,
     live: Mutex<HashMap<SessionId, Live>>,
     /// Something about places changed: a session began, or is over.
     pub(super) changed: Notify,
@@ -184,7 +180,7 @@ impl Inner {
     }
 
     // Begins a driver for a session whose row is in the database.
-    fn spawn(self: &Arc<Self>, session: SessionId, place: Option<Place>, entry: Entry) {
+    pub(super) fn spawn(self: &Arc<Self>, session: SessionId, place: Option<Place>, entry: Entry) {
         let inner = Arc::clone(self);
         let stop = self.listen(session, None);
         self.tasks.spawn(async move {
@@ -389,177 +385,11 @@ impl Sessions {
         self.inner.tasks.close();
         self.inner.tasks.wait().await;
     }
-
-    /// Runs a session of an agent. It is durable when this returns.
-    ///
-    /// # Errors
-    /// No such agent; a full queue; the store's failure.
-    pub async fn run(&self, request: RunAgent) -> Result<QueuedSession, SessionError> {
-        if self.inner.closing.is_cancelled() {
-            return Err(StoreError::ShuttingDown.into());
-        }
-        let Some(agent) = self.inner.agent(&request.agent) else {
-            return Err(self.unknown_agent(&request.agent));
-        };
-        let trigger = Trigger {
-            kind: TriggerKind::Manual,
-            context: request.context,
-        };
-        let new = NewSession {
-            agent: agent.name.clone(),
-            trigger,
-            prompt: request.prompt,
-            idempotency_key: request.idempotency_key,
-        };
-        let queued: QueuedSession = execute(self.inner.store(), Command::CreateSession(new)).await?;
-        self.inner.point("queued");
-        let known = ask::<Box<SessionInfo>>(
-            self.inner.store(),
-            Query::GetSession(SessionRef {
-                session_id: queued.session_id,
-            }),
-        );
-        // The same request again finds it under way.
-        let waiting = known.await?.phase == SessionPhase::Queued && !self.inner.is_live(queued.session_id);
-        if waiting {
-            let mut slots = locked(&self.inner.slots);
-            slots.unqueue(&agent.name, queued.session_id);
-            if !slots.queue(&agent.name, queued.session_id) {
-                drop(slots);
-                self.inner.spawn(queued.session_id, None, Entry::QueueFull);
-                return Ok(queued);
-            }
-        }
-        self.inner.pump();
-        Ok(queued)
-    }
-
-    fn unknown_agent(&self, name: &str) -> SessionError {
-        let config = self.inner.config();
-        SessionError::AgentNotFound {
-            name: name.to_owned(),
-            declared: config.agents.iter().map(|agent| agent.name.clone()).collect(),
-            config: self.inner.options.config_path.clone(),
-        }
-    }
-
-    /// The declared agents.
-    #[must_use]
-    pub fn agents(&self) -> AgentList {
-        let config = self.inner.config();
-        let runtimes = &self.inner.options.runtimes;
-        let slots = locked(&self.inner.slots);
-        let info = |agent: &Agent| {
-            let (running, queued) = slots.count(&agent.name);
-            AgentInfo {
-                name: agent.name.clone(),
-                runtime: agent.runtime.as_str().into(),
-                runtime_capabilities: runtimes
-                    .get(agent.runtime)
-                    .map(|runtime| runtime.capabilities())
-                    .unwrap_or_default(),
-                harness: agent.harness.clone(),
-                replicas: agent.replicas,
-                max_sessions: agent.max_sessions,
-                capabilities: agent.capabilities.clone(),
-                running,
-                queued,
-            }
-        };
-        let mut agents: Vec<_> = config.agents.iter().map(info).collect();
-        agents.sort_by(|a, b| a.name.cmp(&b.name));
-        AgentList { agents }
-    }
-
-    /// Asks for a session's end. It goes on until its agent is gone.
-    ///
-    /// # Errors
-    /// No such session; it has ended; its runtime cannot be stopped.
-    pub async fn stop_session(&self, request: StopSession) -> Result<(), SessionError> {
-        let session_id = request.session_id;
-        let info: Box<SessionInfo> =
-            ask(self.inner.store(), Query::GetSession(SessionRef { session_id })).await?;
-        if let Some(kind) = &info.runtime {
-            let capabilities = self
-                .inner
-                .options
-                .runtimes
-                .named(kind)
-                .map(|runtime| runtime.capabilities());
-            if !capabilities.is_some_and(|capabilities| capabilities.stop) {
-                return Err(SessionError::unsupported(&info.agent, kind, "stop"));
-            }
-        }
-        let reason = request.reason.unwrap_or_else(|| "somebody asked for it".into());
-        let change = ChangeSession {
-            session_id,
-            event: Some(SessionEvent::Stop {
-                reason: reason.clone(),
-            }),
-            notes: Vec::new(),
-        };
-        let info = match execute::<Box<SessionInfo>>(self.inner.store(), Command::ChangeSession(change)).await
-        {
-            // It is over: that is what was wanted.
-            Err(StoreError::WrongPhase { .. }) => return Ok(()),
-            changed => changed?,
-        };
-        self.inner.point("stop");
-        let grace = request.grace_secs.map(Duration::from_secs);
-        let unqueued =
-            info.phase == SessionPhase::Queued && locked(&self.inner.slots).unqueue(&info.agent, session_id);
-        if unqueued {
-            self.inner.begin(*info, None, None, Entry::Cancelled);
-        } else {
-            self.inner.request_stop(session_id, reason, grace);
-        }
-        Ok(())
-    }
-
-    /// Removes a session that is over, with all that is kept of it.
-    ///
-    /// # Errors
-    /// No such session; it has not ended.
-    pub async fn remove(&self, session: SessionRef) -> Result<(), SessionError> {
-        // The row goes first, for it says whether this may be done. What then is on disk without one is found later,
-        // whatever happens here.
-        let _: agentd_protocol::results::Ok =
-            execute(self.inner.store(), Command::RemoveSession(session)).await?;
-        let inner = Arc::clone(&self.inner);
-        super::blocking(move || {
-            let worktrees = inner.worktrees();
-            let removal = Removal {
-                what: What::Orphan(session.session_id),
-                why: Why::Unknown,
-                spare_worktree: worktrees.recorded(session.session_id).is_err(),
-            };
-            upkeep::carry_out(&worktrees, &removal, &mut Budget::entries(tree::ENTRIES_MAX))
-        })
-        .await?;
-        Ok(())
-    }
-
-    /// Reads the configuration again. A file that cannot be used changes nothing.
-    ///
-    /// # Errors
-    /// What is wrong with the file.
-    pub async fn reload(&self) -> Result<Reloaded, SessionError> {
-        let inner = Arc::clone(&self.inner);
-        let new = super::blocking(move || (inner.options.reread)().map_err(SessionError::Config)).await?;
-        let old = {
-            let mut config = self.inner.config.write().unwrap_or_else(PoisonError::into_inner);
-            std::mem::replace(&mut *config, Arc::clone(&new))
-        };
-        locked(&self.inner.slots).configure(self.inner.options.max_sessions, &new.agents);
-        self.inner.dispatch();
-        self.inner.pump();
-        Ok(difference(&self.inner.options.config_path, &old, &new))
-    }
 }
 
 impl Inner {
     /// One dispatcher for each declared agent takes nodes for it, whenever it has a place.
-    fn dispatch(self: &Arc<Self>) {
+    pub(super) fn dispatch(self: &Arc<Self>) {
         let config = self.config();
         let mut dispatchers = locked(&self.dispatchers);
         // What a dispatcher asks for follows from the declaration: each begins anew.
@@ -572,29 +402,5 @@ impl Inner {
             self.tasks
                 .spawn(nodes::dispatch(Arc::clone(self), agent.clone(), stop));
         }
-    }
-}
-
-fn difference(path: &str, old: &Config, new: &Config) -> Reloaded {
-    let by_name = |config: &Config| -> BTreeMap<String, Agent> {
-        let agents = config.agents.iter().cloned();
-        agents.map(|agent| (agent.name.clone(), agent)).collect()
-    };
-    let (before, after) = (by_name(old), by_name(new));
-    let added = after.keys().filter(|name| !before.contains_key(*name));
-    let removed = before.keys().filter(|name| !after.contains_key(*name));
-    let changed = after
-        .iter()
-        .filter(|(name, agent)| before.get(*name).is_some_and(|before| before != *agent));
-    Reloaded {
-        path: path.to_owned(),
-        added: added.cloned().collect(),
-        changed: changed.map(|(name, _)| name.clone()).collect(),
-        removed: removed.cloned().collect(),
-        need_restart: if old.daemon == new.daemon {
-            Vec::new()
-        } else {
-            vec!["daemon".into()]
-        },
     }
 }

@@ -38,6 +38,7 @@ mod nodes;
 mod outcome;
 pub mod points;
 mod recovery;
+mod requests;
 mod retention;
 pub mod secrets;
 mod setup;
