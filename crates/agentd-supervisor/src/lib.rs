@@ -30,6 +30,7 @@ pub mod spawn;
 pub mod spec;
 mod supervise;
 pub mod sweep;
+pub mod tools;
 pub mod transcript;
 pub mod wire;
 
