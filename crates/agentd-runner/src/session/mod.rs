@@ -44,6 +44,7 @@ mod setup;
 mod slots;
 pub mod state;
 mod teardown;
+mod toolcalls;
 pub mod tools;
 mod transcripts;
 pub mod tree;

@@ -261,6 +261,14 @@ impl RunDir {
         write_new(self.fd.as_fd(), &self.path, name, bytes, mode, Some(self.owner))
     }
 
+    /// Makes a link to a program of ours.
+    ///
+    /// # Errors
+    /// When it cannot be made, or there is something of that name.
+    pub fn link(&self, name: &str, to: &Path) -> Result<(), StepError> {
+        rfs::symlinkat(to, &self.fd, name).map_err(StepError::io("make the link", &self.path.join(name)))
+    }
+
     /// Makes a directory in which the agent can make nothing: it is agentd's where agentd has a user of its own, and
     /// in any case without the permission.
     ///

@@ -15,6 +15,8 @@ use std::time::Duration;
 
 /// The plugin that every session has: agentd itself.
 pub const OWN_PLUGIN: &str = "agentd";
+/// The bridge, in a session's run directory.
+pub const BRIDGE_FILE: &str = "mcp";
 /// How long a plugin may take from its start to its first list of tools, when nothing else is said.
 pub const START_MAX: Duration = Duration::from_secs(30);
 
@@ -141,6 +143,8 @@ pub struct Whose<'a> {
     pub session: SessionId,
     /// Whom the gateway's sockets belong to, when that is not agentd's user.
     pub owner: Option<(u32, u32)>,
+    /// How long its plugins may take to start.
+    pub start_max: Duration,
 }
 
 /// What a session's gateway is made of, and what it needs.
@@ -210,10 +214,9 @@ pub fn equip(
             return Err(error);
         }
     };
-    let start_max = START_MAX;
     let mut plugins: Vec<_> = declared
         .iter()
-        .map(|declared| plugin(declared, &options.path, start_max, Some(whose.session)))
+        .map(|declared| plugin(declared, &options.path, whose.start_max, Some(whose.session)))
         .collect();
     plugins.extend(own(options, whose));
     Ok(Equipment {
