@@ -120,7 +120,7 @@ fn own(options: &ToolsOptions, whose: &Whose<'_>) -> Option<PluginSpec> {
             argv,
             env: env.map(|(name, value)| (name.to_owned(), value)).into(),
             secret_env: BTreeMap::new(),
-            cwd: None,
+            cwd: Some(PathBuf::from("/")),
         },
         tools: Rules::default(),
         // It waits for locks and nodes, as long as its agent says.

@@ -127,7 +127,9 @@ impl Secrets {
     }
 
     pub(super) fn redactor(&self) -> Redactor {
-        Redactor::new(self.values.values().chain(self.plugins.values()).cloned())
+        let of_plugins = self.plugins.iter().filter(|(name, _)| *name != TOKEN_FILE);
+        let secrets = self.values.values().chain(of_plugins.map(|(_, value)| value));
+        Redactor::with(secrets.cloned(), self.plugins.get(TOKEN_FILE).cloned())
     }
 
     /// The secret of this name, without the newlines at its end.
