@@ -1,34 +1,45 @@
-//! Compiles the program that is the first process of a session's container: a static executable, which agentd
-//! carries inside itself.
+//! Compiles the programs that agentd puts into sessions, and carries inside itself: static executables. One is the first
+//! process of a container, the other brings an agent to its tools.
 
 use std::env;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
-const SOURCE: &str = "src/inside/init.rs";
+/// Source, what else it is made of, and the program's name.
+const PROGRAMS: [(&str, &[&str], &str); 2] = [
+    ("src/inside/init.rs", &[], "agentd-init"),
+    (
+        "../mcp-transport/src/bridge_main.rs",
+        &["../mcp-transport/src/bridge.rs"],
+        "agentd-mcp",
+    ),
+];
 
 fn main() -> ExitCode {
-    println!("cargo::rerun-if-changed={SOURCE}");
     println!("cargo::rerun-if-env-changed=RUSTC_LINKER");
-    match build() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            println!("cargo::error=cannot build {SOURCE} as a static program: {error}");
-            ExitCode::FAILURE
+    for (source, parts, program) in PROGRAMS {
+        for file in [&[source], parts].concat() {
+            println!("cargo::rerun-if-changed={file}");
+        }
+        if let Err(error) = build(source, program) {
+            println!("cargo::error=cannot build {source} as a static program: {error}");
+            return ExitCode::FAILURE;
         }
     }
+    ExitCode::SUCCESS
 }
 
-fn build() -> Result<(), String> {
+fn build(source: &str, program: &str) -> Result<(), String> {
     let variable = |name: &str| env::var_os(name).ok_or_else(|| format!("cargo has not set {name}"));
-    let program = PathBuf::from(variable("OUT_DIR")?).join("agentd-init");
+    let crate_name = program.replace('-', "_");
+    let program = PathBuf::from(variable("OUT_DIR")?).join(program);
     let mut rustc = Command::new(variable("RUSTC")?);
     rustc
         .args([
             "--edition",
             "2024",
             "--crate-name",
-            "agentd_init",
+            &crate_name,
             "--crate-type",
             "bin",
         ])
@@ -59,7 +70,7 @@ fn build() -> Result<(), String> {
             option
         });
     }
-    rustc.arg("-o").arg(program).arg(SOURCE);
+    rustc.arg("-o").arg(program).arg(source);
     let output = rustc
         .output()
         .map_err(|error| format!("{} cannot be run: {error}", rustc.get_program().display()))?;

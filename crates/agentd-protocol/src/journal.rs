@@ -77,6 +77,8 @@ pub mod action {
     pub const SESSION_STEP: &str = "SESSION_STEP";
     /// Something about a session that people should know.
     pub const SESSION_WARNING: &str = "SESSION_WARNING";
+    /// A session's agent has called a tool; the payload says whose, how long it took and how it ended.
+    pub const SESSION_TOOL_CALL: &str = "SESSION_TOOL_CALL";
     /// The end of a session was asked for.
     pub const SESSION_STOP: &str = "SESSION_STOP";
     /// A session is over: → ENDED, with its outcome.
@@ -87,7 +89,7 @@ pub mod action {
     pub const RESTORE_DATABASE: &str = "RESTORE_DATABASE";
 
     /// All of them but [`COMMIT_EVENT`], which clients write too.
-    pub const RESERVED: [&str; 24] = [
+    pub const RESERVED: [&str; 25] = [
         REGISTER_TASK,
         ADD_NODES,
         ACQUIRE_NODE,
@@ -108,6 +110,7 @@ pub mod action {
         SESSION_PHASE,
         SESSION_STEP,
         SESSION_WARNING,
+        SESSION_TOOL_CALL,
         SESSION_STOP,
         SESSION_ENDED,
         SESSION_REMOVED,

@@ -148,6 +148,7 @@ async fn world(can: RuntimeCapabilities) -> World {
             timeout: Duration::from_secs(20),
             user: None,
         },
+        tools: agentd_runner::session::tools::ToolsOptions::default(),
         die_at: None,
     };
     World {

@@ -171,6 +171,15 @@ impl Control {
     }
 }
 
+/// What is told of a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum News {
+    /// A record.
+    Record(Record),
+    /// There are calls of tools to be taken: see [`crate::calls`].
+    Calls,
+}
+
 /// A session's records, as they come.
 #[derive(Debug)]
 pub struct Watch {
@@ -188,9 +197,24 @@ impl Watch {
     /// [`ControlError::Closed`] when the supervisor is gone before the last: what it wrote is in the file, and if the
     /// lock is free nothing comes after it.
     pub async fn next(&mut self) -> Result<Option<Record>, ControlError> {
+        loop {
+            match self.news().await? {
+                Some(News::Record(record)) => return Ok(Some(record)),
+                Some(News::Calls) => {}
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// As [`Watch::next`], with what else is told.
+    ///
+    /// # Errors
+    /// As [`Watch::next`].
+    pub async fn news(&mut self) -> Result<Option<News>, ControlError> {
         while !self.ended {
             match read(&mut self.lines).await? {
-                Reply::Record(record) => return Ok(Some(record)),
+                Reply::Record(record) => return Ok(Some(News::Record(record))),
+                Reply::Calls {} => return Ok(Some(News::Calls)),
                 Reply::End {} => self.ended = true,
                 Reply::Error { code, message } => return Err(ControlError::Refused { code, message }),
                 Reply::Hello(_) | Reply::Ok {} | Reply::Status(_) => {}

@@ -76,6 +76,30 @@ impl SessionDir {
         self.root.join("worktree")
     }
 
+    /// What the gateway keeps for the time of the session.
+    #[must_use]
+    pub fn tools(&self) -> PathBuf {
+        self.root.join("tools")
+    }
+
+    /// The calls of tools that are not in the journal yet: see [`crate::calls`].
+    #[must_use]
+    pub fn calls(&self) -> PathBuf {
+        self.tools().join("calls")
+    }
+
+    /// Output of tools that is too large for one answer.
+    #[must_use]
+    pub fn spool(&self) -> PathBuf {
+        self.tools().join("spool")
+    }
+
+    /// The directory that a plugin runs in.
+    #[must_use]
+    pub fn plugin(&self, name: &str) -> PathBuf {
+        self.tools().join("plugins").join(name)
+    }
+
     /// The container's log.
     #[must_use]
     pub fn log_fifo(&self) -> PathBuf {

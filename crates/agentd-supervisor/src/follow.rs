@@ -1,6 +1,6 @@
 //! Following a session's records to their end, whatever becomes of its supervisor meanwhile.
 
-use crate::control::{Control, ControlError, Watch};
+use crate::control::{Control, ControlError, News, Watch};
 use crate::dir::SessionDir;
 use crate::record::Record;
 use crate::records::read_records;
@@ -62,11 +62,25 @@ impl Follower {
     /// # Errors
     /// [`FollowError`]. It may be called again.
     pub async fn next(&mut self) -> Result<Option<Record>, FollowError> {
+        loop {
+            match self.news().await? {
+                Some(News::Record(record)) => return Ok(Some(record)),
+                Some(News::Calls) => {}
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// As [`Follower::next`], with what else is told.
+    ///
+    /// # Errors
+    /// As [`Follower::next`].
+    pub async fn news(&mut self) -> Result<Option<News>, FollowError> {
         let mut attempts = 0;
         loop {
             let found = match &mut self.source {
-                Source::Supervisor(watch) => watch.next().await,
-                Source::File(records) => Ok(records.pop_front()),
+                Source::Supervisor(watch) => watch.news().await,
+                Source::File(records) => Ok(records.pop_front().map(News::Record)),
                 Source::Unknown => match self.watch().await {
                     Ok(watch) => {
                         self.source = Source::Supervisor(Box::new(watch));
@@ -78,15 +92,17 @@ impl Follower {
             // It cannot be talked to, and what it writes can be read.
             let found = match found {
                 Err(error @ ControlError::Version { .. }) => match self.written()? {
-                    Some(record) => Ok(Some(record)),
+                    Some(record) => Ok(Some(News::Record(record))),
                     None => return Err(error.into()),
                 },
                 found => found,
             };
             let error = match found {
-                Ok(Some(record)) => {
-                    self.next_seq = record.seq + 1;
-                    return Ok(Some(record));
+                Ok(Some(news)) => {
+                    if let News::Record(record) = &news {
+                        self.next_seq = record.seq + 1;
+                    }
+                    return Ok(Some(news));
                 }
                 Ok(None) => return Ok(None),
                 Err(error) => error,

@@ -6,17 +6,19 @@
 //! ```text
 //!   agentd ──spawn──▶ supervisor (agentd __session DIR)     fd 3: lock, fd 4: socket
 //!     │ Control          │   ├─ pipes, or the container's log ──▶ redact ──▶ DIR/transcript
+//!     │                  │   ├─ the gateway and its plugins ──▶ DIR/tools/calls
 //!     └──DIR/socket──────┘   ├─ what happens ──▶ DIR/records.jsonl
 //!                            └─ the agent and all that it starts, or the container's monitor
 //! ```
 //!
-//! - [`spec`], [`record`] and [`dir`] are the contract: what a supervisor is told, what it tells, and where.
-//! - [`spawn`], [`control`], [`follow`], [`records`], [`transcript`] and [`sweep`] are for agentd.
+//! - [`spec`], [`tools`], [`record`] and [`dir`] are the contract: what a supervisor is told, what it tells, and where.
+//! - [`spawn`], [`control`], [`follow`], [`records`], [`calls`], [`transcript`] and [`sweep`] are for agentd.
 //! - [`supervisor_main`] is the process.
 //!
 //! *Architecture Invariant:* a supervisor needs no agentd for anything. It is told everything before it starts; what it
 //! tells is in files.
 
+pub mod calls;
 pub mod control;
 pub mod dir;
 mod events;
@@ -30,6 +32,7 @@ pub mod spawn;
 pub mod spec;
 mod supervise;
 pub mod sweep;
+pub mod tools;
 pub mod transcript;
 pub mod wire;
 

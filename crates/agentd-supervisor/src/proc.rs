@@ -31,6 +31,8 @@ pub struct Stat {
     pub process: Process,
     /// The number of its parent.
     pub parent: i32,
+    /// The number of its session: that of the process which began it.
+    pub session: i32,
     /// Ended, and only waiting for its parent to notice.
     pub ended: bool,
 }
@@ -49,6 +51,7 @@ pub fn stat(pid: i32) -> Option<Stat> {
             start_ticks: fields.get(19)?.parse().ok()?,
         },
         parent: fields.get(1)?.parse().ok()?,
+        session: fields.get(3)?.parse().ok()?,
         ended: matches!(*fields.first()?, "Z" | "X"),
     })
 }

@@ -1,5 +1,6 @@
 //! What a supervisor is to do, as agentd leaves it in the session's directory. It holds no secret.
 
+use crate::tools::ToolsSpec;
 use agentd_protocol::SessionId;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -29,6 +30,9 @@ pub struct Spec {
     pub secrets_dir: Option<PathBuf>,
     /// What is kept of the output.
     pub transcript: TranscriptLimits,
+    /// The agent's tools, if it has any.
+    #[serde(default)]
+    pub tools: Option<ToolsSpec>,
 }
 
 /// What is kept of a session's output: the first part and the last.

@@ -5,7 +5,7 @@
 //!   agentd      {"hello":{"version":1}}                      → {"ok":{}}
 //!   agentd      {"stop":{"grace_ms":30000}}                  → {"ok":{}}
 //!   agentd      {"status":{}}                                → {"status":{…}}
-//!   agentd      {"watch":{"from_seq":1}}                     → {"record":{…}} …, {"end":{}}
+//!   agentd      {"watch":{"from_seq":1}}                     → {"record":{…}}, {"calls":{}} …, {"end":{}}
 //! ```
 //!
 //! Fields and messages are added; what a side does not know it ignores, or answers with an error that ends nothing.
@@ -109,8 +109,13 @@ pub(crate) enum Reply {
     Ok {},
     Status(Status),
     Record(Record),
+    /// There are calls of tools to be taken: see [`crate::calls`].
+    Calls {},
     End {},
-    Error { code: String, message: String },
+    Error {
+        code: String,
+        message: String,
+    },
 }
 
 /// A line from a supervisor that may be newer than this program.

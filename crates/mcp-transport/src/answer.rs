@@ -47,6 +47,12 @@ impl Inner {
         if let Err(error) = check_version(method, params) {
             return Err(error).into();
         }
+        if method != "ping" {
+            tokio::select! {
+                () = self.wake() => {}
+                () = cancel.cancelled() => {}
+            }
+        }
         let is_modern = origin.revision == Revision::Modern;
         let Some(object) = Object::of(params) else {
             return Err(RpcError::params("params are to be an object")).into();

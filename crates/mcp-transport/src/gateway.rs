@@ -18,13 +18,15 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// The name that no plugin may have: the gateway's own.
 pub(crate) const OWN_NAME: &str = "gateway";
+/// How long a request waits for plugins that it starts. What takes longer is told of when it is there.
+const LAZY_START_MAX: Duration = Duration::from_secs(5);
 
 /// What a gateway is made of.
 #[derive(Clone)]
@@ -147,10 +149,12 @@ pub(crate) struct Inner {
     bucket: Mutex<Option<Bucket>>,
     pub(crate) spool: Option<Spool>,
     pub(crate) stop: CancellationToken,
+    /// A client has asked something: those that wait for that are started.
+    pub(crate) awake: CancellationToken,
 }
 
 impl Gateway {
-    /// Starts the plugins, all at once, and waits until each of them is ready.
+    /// Starts the plugins, all at once, and waits until each of them is ready. Lazy ones are left for later.
     ///
     /// # Errors
     /// [`StartError`], and no plugin is left.
@@ -184,6 +188,7 @@ impl Gateway {
                 .clone()
                 .map(|dir| Spool::new(dir, options.spool_bytes_max)),
             stop: CancellationToken::new(),
+            awake: CancellationToken::new(),
             options,
         });
         let mut lives = JoinSet::new();
@@ -192,7 +197,7 @@ impl Gateway {
             lives.spawn(live::run(Arc::clone(plugin), spawn, inner.stop.clone()));
         }
         let gateway = Self { inner, lives };
-        for plugin in &gateway.inner.plugins {
+        for plugin in gateway.inner.plugins.iter().filter(|plugin| !plugin.options.lazy) {
             let mut status = plugin.status.subscribe();
             // What cannot be started the first time is not tried again: somebody is there to see it.
             let settled = status
@@ -318,7 +323,17 @@ impl Inner {
             .count()
     }
 
-    pub(crate) fn admit(&self) -> Result<(), std::time::Duration> {
+    /// Starts what was waiting for the first request, and waits until it is ready, or was not at its first attempt.
+    pub(crate) async fn wake(&self) {
+        self.awake.cancel();
+        for plugin in self.plugins.iter().filter(|plugin| plugin.options.lazy) {
+            let mut status = plugin.status.subscribe();
+            let settled = status.wait_for(|status| !matches!(status, Status::Starting));
+            let _ = tokio::time::timeout(LAZY_START_MAX, settled).await;
+        }
+    }
+
+    pub(crate) fn admit(&self) -> Result<(), Duration> {
         let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
         bucket
             .as_mut()

@@ -47,6 +47,15 @@ struct Death {
 /// Lives as long as the gateway does.
 pub(crate) async fn run(plugin: Arc<Plugin>, spawn: Arc<dyn Spawn>, stop: CancellationToken) {
     let _over = Over(Arc::clone(&plugin));
+    if plugin.options.lazy {
+        let Some(awake) = plugin.gateway.upgrade().map(|gateway| gateway.awake.clone()) else {
+            return;
+        };
+        tokio::select! {
+            () = awake.cancelled() => {}
+            () = stop.cancelled() => return,
+        }
+    }
     let mut restarts = Restarts::default();
     let mut lifecycle = plugin.options.lifecycle;
     loop {

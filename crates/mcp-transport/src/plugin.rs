@@ -63,6 +63,9 @@ pub struct PluginOptions {
     pub limits: Limits,
     /// True for names with its name before them. Without, its tools may collide with another's.
     pub prefixed: bool,
+    /// True when it is started by the first request of a client, and not before: nothing waits for it at the gateway's
+    /// start, and it costs nothing until then.
+    pub lazy: bool,
 }
 
 impl PluginOptions {
@@ -76,6 +79,7 @@ impl PluginOptions {
             tools: Rules::default(),
             limits: Limits::default(),
             prefixed: true,
+            lazy: false,
         }
     }
 }

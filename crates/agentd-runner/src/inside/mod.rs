@@ -1,5 +1,5 @@
-//! What agentd puts into a container: the static program that is its first process, and the file that tells that
-//! program what to do.
+//! What agentd puts into sessions: the static program that is a container's first process, the file that tells that
+//! program what to do, and the bridge to the session's tools.
 
 use crate::runtime::engine::{EngineError, Program};
 use sha2::{Digest, Sha256};
@@ -16,6 +16,9 @@ mod init;
 /// The program: a static executable of this machine's architecture.
 pub const INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/agentd-init"));
 
+/// The bridge to the gateway's sockets, likewise: see [`mcp_transport::bridge`].
+pub const BRIDGE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/agentd-mcp"));
+
 /// The name of the launch file in a session's run directory.
 pub const LAUNCH_FILE: &str = "launch";
 
@@ -29,13 +32,25 @@ const ENTRIES_MAX: usize = 4096;
 /// # Errors
 /// When the directory cannot be written.
 pub fn install_init(dir: &Path) -> Result<PathBuf, EngineError> {
-    let hash: String = Sha256::digest(INIT)[..8]
+    install(dir, "agentd-init", INIT)
+}
+
+/// Does the same with the bridge: `<dir>/agentd-mcp-<hash>`.
+///
+/// # Errors
+/// When the directory cannot be written.
+pub fn install_bridge(dir: &Path) -> Result<PathBuf, EngineError> {
+    install(dir, "agentd-mcp", BRIDGE)
+}
+
+fn install(dir: &Path, name: &str, program: &[u8]) -> Result<PathBuf, EngineError> {
+    let hash: String = Sha256::digest(program)[..8]
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect();
-    let path = dir.join(format!("agentd-init-{hash}"));
+    let path = dir.join(format!("{name}-{hash}"));
     match fs::read(&path) {
-        Ok(content) if content == INIT => {
+        Ok(content) if content == program => {
             // Whatever umask it was copied with.
             fs::set_permissions(&path, fs::Permissions::from_mode(0o755))
                 .map_err(EngineError::io("make executable", &path))?;
@@ -51,14 +66,14 @@ pub fn install_init(dir: &Path) -> Result<PathBuf, EngineError> {
         .create(dir)
         .map_err(EngineError::io("make", dir))?;
     // Under another name first: two daemons that begin at once each write a whole file.
-    let part = dir.join(format!(".agentd-init-{hash}.{}", uuid::Uuid::new_v4().simple()));
+    let part = dir.join(format!(".{name}-{hash}.{}", uuid::Uuid::new_v4().simple()));
     let write = || {
         let mut file = fs::OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(0o755)
             .open(&part)?;
-        file.write_all(INIT)?;
+        file.write_all(program)?;
         file.set_permissions(fs::Permissions::from_mode(0o755))?;
         file.sync_all()?;
         drop(file);

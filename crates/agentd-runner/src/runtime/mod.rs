@@ -7,6 +7,7 @@ pub mod engine;
 mod mapped;
 pub mod podman;
 pub mod process;
+mod sweep;
 pub mod users;
 
 use agentd_config::RuntimeKind;

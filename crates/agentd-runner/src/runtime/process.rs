@@ -7,15 +7,14 @@
 //! A root daemon's agents have to be able to walk to their homes and run directories: the state directory and what is
 //! between it and them need mode 0711 (which lets nobody list them), and so does everything above it.
 
-use super::closed_above;
 use super::engine::{
     BoxFuture, Built, Engine, EngineError, Environment, Inside, Owner, Problem, Program, Users,
 };
 use super::users::{AGENT_ID, range_start};
+use super::{closed_above, sweep};
 use agentd_config::{Agent, Network};
 use agentd_protocol::{RuntimeCapabilities, SessionId};
 use agentd_supervisor::spec::{Launch, ProcessLaunch};
-use agentd_supervisor::sweep::kill_session_processes;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -192,18 +191,7 @@ impl Engine for Process {
     }
 
     fn clear(&self, session: SessionId) -> BoxFuture<'_, Result<(), EngineError>> {
-        Box::pin(async move {
-            // By the session's mark, and not by the user: sessions of one home have the same.
-            let swept = tokio::task::spawn_blocking(move || kill_session_processes(session, None));
-            let failed = |message: String| EngineError::Failed {
-                program: "ending a session's processes".into(),
-                message,
-            };
-            match swept.await.map_err(|error| failed(error.to_string()))?.survivors {
-                0 => Ok(()),
-                survivors => Err(failed(format!("{survivors} of them have not ended"))),
-            }
-        })
+        Box::pin(sweep::kill_marked(session))
     }
 
     /// Processes are found by session, not the other way round.

@@ -17,8 +17,9 @@ use super::manager::Inner;
 use super::outcome::{self, Evidence};
 use super::setup::{self, SetUpFailed};
 use super::slots::Place;
-use super::teardown;
 use super::teardown::Said;
+use super::toolcalls::ToolCalls;
+use super::{teardown, toolcalls};
 use agentd_config::Agent;
 use agentd_protocol::journal::action;
 use agentd_protocol::requests::{CompleteNode, FailNode, HeartbeatNode, ReleaseNode};
@@ -28,7 +29,7 @@ use agentd_protocol::{
 };
 use agentd_store::session::{ChangeSession, SessionEvent, SessionLease, SessionNote};
 use agentd_store::{Command, Reply, StoreError};
-use agentd_supervisor::control::{Control, ControlError};
+use agentd_supervisor::control::{Control, ControlError, News};
 use agentd_supervisor::dir::SessionDir;
 use agentd_supervisor::follow::{FollowError, Follower};
 use agentd_supervisor::record::{Exited, Record, What};
@@ -95,6 +96,7 @@ pub(super) struct Driver {
     output_bytes: u64,
     // Its supervisor has said that nothing is left of it.
     runtime_is_clear: bool,
+    calls: ToolCalls,
     // A lease that is being extended, for as long as this is there.
     heart: Option<Heart>,
 }
@@ -118,6 +120,7 @@ impl Driver {
             dir,
             output_bytes: 0,
             runtime_is_clear: false,
+            calls: ToolCalls::default(),
             heart,
         }
     }
@@ -253,8 +256,10 @@ impl Driver {
         let mut follower = Follower::new(self.dir.clone(), 1);
         loop {
             tokio::select! {
-                record = follower.next() => match record {
-                    Ok(Some(record)) => {
+                () = self.calls.due() => self.journal_calls().await?,
+                news = follower.news() => match news {
+                    Ok(Some(News::Calls)) => self.calls.written(),
+                    Ok(Some(News::Record(record))) => {
                         self.take(&mut tail, record).await?;
                         if tail.started {
                             permit = None;
@@ -288,6 +293,32 @@ impl Driver {
             }),
             None => None,
         })
+    }
+
+    // Writes down which tools were called, since that was done last.
+    async fn journal_calls(&mut self) -> Result<(), StoreError> {
+        loop {
+            let next = self
+                .calls
+                .next(self.inner.store(), self.info.id, &self.dir)
+                .await?;
+            let notes = match next {
+                Ok(notes) if notes.is_empty() => return Ok(()),
+                Ok(notes) => notes,
+                Err(error) => {
+                    self.warn(&format!("calls of its tools cannot be read: {error}"));
+                    return Ok(());
+                }
+            };
+            for notes in notes.chunks(toolcalls::NOTES_MAX) {
+                let change = ChangeSession {
+                    session_id: self.info.id,
+                    event: None,
+                    notes: notes.to_vec(),
+                };
+                self.submit(Command::ChangeSession(change)).await?;
+            }
+        }
     }
 
     async fn ask_for_end(&self, wanted: &StopRequest) {
@@ -367,6 +398,7 @@ impl Driver {
 
     /// Takes the environment down, ends the node, ends the session.
     async fn finish(&mut self, exited: Exited) -> Result<(), StoreError> {
+        self.journal_calls().await?;
         if self.info.phase == SessionPhase::Queued {
             let why = exited.start_error;
             return self.end_queued(OutcomeReason::SetupFailed, why).await;

@@ -2,6 +2,7 @@
 
 use super::error::StepError;
 use super::state::{self, StateDirs};
+use super::tools::BRIDGE_FILE;
 use super::tree::{self, Budget, Found, Usage};
 use crate::runtime::engine::{Inside, Users};
 use agentd_config::Agent;
@@ -199,6 +200,8 @@ pub fn environment(of: Whose<'_>) -> Result<BTreeMap<String, String>, StepError>
     let declared = agent.env.iter().filter(|(name, _)| !is_reserved(name));
     env.extend(declared.map(|(name, value)| (name.clone(), value.clone())));
     let mut own = vec![
+        ("AGENTD_MCP_SOCKET", text(inside.run_dir.join("mcp.sock"))?),
+        ("AGENTD_MCP_BRIDGE", text(inside.run_dir.join(BRIDGE_FILE))?),
         ("AGENT_NAME", of.home_name.to_owned()),
         ("USER", of.home_name.to_owned()),
         ("LOGNAME", of.home_name.to_owned()),

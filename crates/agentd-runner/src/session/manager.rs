@@ -5,6 +5,7 @@ use super::git::Git;
 use super::recovery::{self, Resume};
 use super::slots::{Place, Slots};
 use super::state::StateDirs;
+use super::tools::ToolsOptions;
 use super::worktree::Worktrees;
 use super::{SessionError, nodes, points, retention, upkeep};
 use crate::runtime::Runtimes;
@@ -64,6 +65,8 @@ pub struct SessionsOptions {
     pub clock: Arc<dyn Clock>,
     /// The environment of git and of container engines: `PATH`, `HOME` and what else they need.
     pub git: Git,
+    /// What their tools need.
+    pub tools: ToolsOptions,
     /// For tests of crashes: the process kills itself when it passes the point of this name.
     pub die_at: Option<String>,
 }

@@ -45,6 +45,8 @@ mod setup;
 mod slots;
 pub mod state;
 mod teardown;
+mod toolcalls;
+pub mod tools;
 mod transcripts;
 pub mod tree;
 pub mod upkeep;

@@ -67,6 +67,7 @@ pub const POINTS: &[Point] = &[
     every("setup.identity"),
     every("setup.credentials"),
     every("setup.context"),
+    every("setup.plugins"),
     every("setup.mission"),
     every("setup.container"),
     // STARTING is in the database.

@@ -283,10 +283,14 @@ fn write(
     Ok(delivered)
 }
 
-/// Removes what a session was given.
+/// Removes what a session and its plugins were given.
 ///
 /// # Errors
 /// When something of it cannot be removed.
 pub fn take_down(dirs: &StateDirs, session: SessionId) -> Result<Progress, StepError> {
-    tree::remove(&dirs.secrets(session), &mut Budget::entries(100_000))
+    let mut budget = Budget::entries(100_000);
+    match tree::remove(&dirs.secrets(session), &mut budget)? {
+        Progress::Done => tree::remove(&dirs.plugin_secrets(session), &mut budget),
+        Progress::More => Ok(Progress::More),
+    }
 }

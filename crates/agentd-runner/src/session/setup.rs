@@ -2,9 +2,9 @@
 //! be skipped, and what starts an agent takes the last.
 //!
 //! ```text
-//!   Claimed ─▶ Housed ─▶ Supplied ─▶ Informed ─▶ Briefed ─▶ Ready ─▶ start
-//!   users       home      secrets     context,    mission,
-//!   workspace   identity              skills      prompt
+//!   Claimed ─▶ Housed ─▶ Supplied ─▶ Informed ─▶ Equipped ─▶ Briefed ─▶ Ready ─▶ start
+//!   users       home      secrets     context,    plugins,    mission,
+//!   workspace   identity              skills      tools       prompt
 //! ```
 //!
 //! The container itself is described last, since an engine makes and starts it in one go: a container that is made first
@@ -17,6 +17,7 @@ use super::materials::{self, Materials, Placement};
 use super::mission::{self, Subject};
 use super::secrets::{self, Delivered, SecretStore};
 use super::state::{self, RunDir};
+use super::tools::{self, BRIDGE_FILE, Equipment, Whose};
 use super::{blocking, commands, home, workspace};
 use crate::runtime::engine::{Built, Engine, Environment, Program, Users};
 use agentd_config::{Agent, RuntimeKind, WorkspaceMode};
@@ -27,6 +28,7 @@ use agentd_store::{Command, StoreError, execute};
 use agentd_supervisor::dir::SessionDir;
 use agentd_supervisor::spawn::{self, SpawnError};
 use agentd_supervisor::spec::{PROTOCOL_VERSION, Spec, TranscriptLimits};
+use agentd_supervisor::tools::{TOKEN_FILE, TOKEN_VARIABLE, ToolsSpec};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -114,8 +116,15 @@ struct Informed {
     materials: Materials,
 }
 
+/// The agent has its tools: what its plugins need is there, and they are started before it.
+struct Equipped {
+    of: Informed,
+    equipment: Equipment,
+}
+
 /// The agent has its mission: all that it is to know.
 struct Briefed {
+    tools: ToolsSpec,
     environment: Environment,
     program: Program,
     site: Site,
@@ -172,7 +181,8 @@ pub(super) async fn run(
     let housed = step("identity", &done, move || claimed.house()).await?;
     let supplied = step("credentials", &done, move || housed.supply()).await?;
     let informed = step("context", &done, move || supplied.inform()).await?;
-    let briefed = step("mission", &done, move || informed.brief()).await?;
+    let equipped = step("plugins", &done, move || informed.equip()).await?;
+    let briefed = step("mission", &done, move || equipped.brief()).await?;
     let begun = under_way.begin("container");
     if let Err(error) = engine.prepare(&briefed.environment).await {
         return Err(failed("container", begun, &error));
@@ -283,7 +293,7 @@ impl Supplied {
         let site = &mut self.of.of.site;
         let materials = materials::collect(&site.order.agent)?;
         let (placement, mount_points): (_, &[&str]) = match site.order.agent.runtime {
-            RuntimeKind::Podman => (Placement::Mounted, &["init"]),
+            RuntimeKind::Podman => (Placement::Mounted, &["init", BRIDGE_FILE]),
             RuntimeKind::Process => (Placement::Linked, &[]),
         };
         materials::put_up(&self.of.run, &materials, placement, mount_points)?;
@@ -293,8 +303,39 @@ impl Supplied {
 }
 
 impl Informed {
+    fn equip(mut self) -> Step<Equipped> {
+        let Housed { of, run, .. } = &mut self.of.of;
+        let (users, site) = (of.users, &mut of.site);
+        let options = &site.inner.options;
+        if site.order.agent.runtime == RuntimeKind::Process && !options.tools.bridge.as_os_str().is_empty() {
+            run.link(BRIDGE_FILE, &options.tools.bridge)?;
+        }
+        let own = (rustix::process::geteuid(), rustix::process::getegid());
+        let owner = (users.host_uid, users.host_gid);
+        let whose = Whose {
+            agent: &site.order.agent,
+            home_name: &site.home_name,
+            session: site.order.info.id,
+            owner: Some(owner).filter(|&owner| owner != (own.0.as_raw(), own.1.as_raw())),
+            start_max: options.setup_timeout,
+        };
+        let store = SecretStore::new(options.secret_dir.clone());
+        let equipment = tools::equip(
+            &site.inner.config(),
+            &options.tools,
+            &store,
+            &options.state,
+            &whose,
+        )?;
+        site.warnings.extend(equipment.warnings.iter().cloned());
+        Ok(Equipped { of: self, equipment })
+    }
+}
+
+impl Equipped {
     fn brief(self) -> Step<Briefed> {
-        let Self { of, materials } = self;
+        let Self { of, equipment } = self;
+        let Informed { of, materials } = of;
         let Supplied { of, secrets } = of;
         let Housed { of, home, run } = of;
         let Claimed {
@@ -375,16 +416,24 @@ impl Informed {
             let (home, users) = (&environment.home, &environment.users);
             env.extend(commands::supply(order, node, work, &run, home, users, &inside)?);
         }
+        let mut secret_env = secrets.variables;
+        match site.order.agent.runtime {
+            // In the launch file, which the agent alone reads.
+            RuntimeKind::Podman => drop(env.insert(TOKEN_VARIABLE.into(), equipment.token.expose().into())),
+            // Its supervisor has it.
+            RuntimeKind::Process => drop(secret_env.insert(TOKEN_VARIABLE.into(), TOKEN_FILE.into())),
+        }
         let program = Program {
             argv,
             env,
-            secret_env: secrets.variables,
+            secret_env,
         };
         let of_node = work
             .and_then(|work| work.timeout_secs)
             .map(|secs| Duration::from_millis(secs.ms));
         let timeout = of_node.or(order.agent.timeout);
         Ok(Briefed {
+            tools: equipment.spec,
             environment,
             program,
             site,
@@ -418,6 +467,7 @@ impl Briefed {
                 head_bytes: half,
                 tail_bytes: half,
             },
+            tools: Some(self.tools),
         };
         state::replace(
             &site.order.dir.spec(),

@@ -8,6 +8,7 @@
 //!     bin/                    0711 / 0700: programs that sessions are given
 //!     repositories.lock       held while a repository's worktrees are changed
 //!   <secrets root>/<instance>/<id>/    0700, the agent's, on a tmpfs
+//!   <secrets root>/<instance>/<id>.plugins/    0700, agentd's, beside it
 //! ```
 //!
 //! Whoever may search a directory but not list it reaches nothing in it that he does not know the name of and that
@@ -32,6 +33,8 @@ use std::path::{Path, PathBuf};
 const LISTED_MAX: usize = 1_000_000;
 const TMPFS: u32 = 0x0102_1994;
 const RAMFS: u32 = 0x8584_58f6;
+/// What the name of a directory of plugins' secrets ends with.
+const PLUGINS: &str = ".plugins";
 
 /// What about the machine decides where things go; from the environment, but in a test.
 #[derive(Clone, Debug)]
@@ -128,6 +131,12 @@ impl StateDirs {
         self.secrets.join(id.to_string())
     }
 
+    /// The secrets of a session's plugins, which its agent must not read.
+    #[must_use]
+    pub fn plugin_secrets(&self, id: SessionId) -> PathBuf {
+        self.secrets.join(format!("{id}{PLUGINS}"))
+    }
+
     /// Makes a session's directory. Whatever an earlier set-up left there is removed first.
     ///
     /// # Errors
@@ -170,7 +179,7 @@ impl StateDirs {
     /// # Errors
     /// When they cannot be listed.
     pub fn sessions(&self) -> Result<Vec<SessionId>, StepError> {
-        ids(&self.root.join("sessions"))
+        Ok(ids(list(&self.root.join("sessions"))?))
     }
 
     /// The sessions that have a directory for secrets.
@@ -178,7 +187,11 @@ impl StateDirs {
     /// # Errors
     /// When they cannot be listed.
     pub fn sessions_with_secrets(&self) -> Result<Vec<SessionId>, StepError> {
-        ids(&self.secrets)
+        let names = list(&self.secrets)?;
+        let names = names.into_iter();
+        Ok(ids(names.map(|name| {
+            name.strip_suffix(PLUGINS).map_or(name.clone(), str::to_owned)
+        })))
     }
 
     /// The names of the homes, at most `max`.
@@ -246,6 +259,14 @@ impl RunDir {
     /// When it cannot be written, or there is one of that name.
     pub fn write(&self, name: &str, bytes: &[u8], mode: u32) -> Result<(), StepError> {
         write_new(self.fd.as_fd(), &self.path, name, bytes, mode, Some(self.owner))
+    }
+
+    /// Makes a link to a program of ours.
+    ///
+    /// # Errors
+    /// When it cannot be made, or there is something of that name.
+    pub fn link(&self, name: &str, to: &Path) -> Result<(), StepError> {
+        rfs::symlinkat(to, &self.fd, name).map_err(StepError::io("make the link", &self.path.join(name)))
     }
 
     /// Makes a directory in which the agent can make nothing: it is agentd's where agentd has a user of its own, and
@@ -530,9 +551,8 @@ pub(crate) fn list(path: &Path) -> Result<Vec<String>, StepError> {
     Ok(names)
 }
 
-fn ids(path: &Path) -> Result<Vec<SessionId>, StepError> {
-    let names = list(path)?;
+fn ids(names: impl IntoIterator<Item = String>) -> Vec<SessionId> {
     // Only what is spelled as we spell it is ours.
     let id = |name: &String| name.parse().ok().filter(|id: &SessionId| id.to_string() == *name);
-    Ok(names.iter().filter_map(id).collect())
+    names.into_iter().filter_map(|name| id(&name)).collect()
 }

@@ -73,9 +73,12 @@ pub(super) async fn run(
         inner.point("teardown.worktree");
         let secrets = secrets::take_down(state, id);
         inner.point("teardown.secrets");
-        let files = tree::remove(&dir.run(), &mut tree::Budget::entries(tree::ENTRIES_MAX));
+        let mut budget = tree::Budget::entries(tree::ENTRIES_MAX);
+        let files = tree::remove(&dir.run(), &mut budget);
+        // Every call is in the journal by now.
+        let tools = tree::remove(&dir.tools(), &mut budget);
         inner.point("teardown.files");
-        for error in [secrets, files].into_iter().filter_map(Result::err) {
+        for error in [secrets, files, tools].into_iter().filter_map(Result::err) {
             down.remarks.push(format!("something was left behind: {error}"));
         }
         down

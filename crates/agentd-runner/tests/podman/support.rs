@@ -3,7 +3,7 @@
 
 use agentd_config::{Agent, Network, RuntimeKind, WorkspaceMode, WorktreePolicy};
 use agentd_protocol::SessionId;
-use agentd_runner::inside::install_init;
+use agentd_runner::inside::{install_bridge, install_init};
 use agentd_runner::runtime::engine::{Built, Engine, Environment, Owner, Program, Users};
 use agentd_runner::runtime::podman::{Podman, PodmanSettings};
 use agentd_runner::runtime::users::ID_RANGE_START_DEFAULT;
@@ -116,6 +116,7 @@ impl World {
             egid: gid,
             environment,
             init: install_init(&path("state/bin")).unwrap(),
+            bridge: install_bridge(&path("state/bin")).unwrap(),
             mounts: path("state/mounts"),
             id_range_start: ID_RANGE_START_DEFAULT,
             call_timeout: PodmanSettings::CALL_TIMEOUT_DEFAULT,

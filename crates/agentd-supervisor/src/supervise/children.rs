@@ -1,9 +1,9 @@
 //! Reaps every process below this one in one place: the agent, and the orphans of its tree, which the kernel gives to
 //! the supervisor.
 
-use crate::proc;
+use crate::proc::{self, Process};
 use nix::sys::wait::WaitStatus;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -41,6 +41,8 @@ struct State {
     awaited: HashMap<i32, Option<Ending>>,
     others: VecDeque<(i32, Ending)>,
     none_left: bool,
+    /// Those that are not of the agent's tree: each the leader of a session.
+    adopted: HashSet<i32>,
 }
 
 impl Children {
@@ -96,6 +98,33 @@ impl Children {
         state.awaited.entry(pid).or_insert(ending);
     }
 
+    /// The process, and what is in its session, is a plugin and not of the agent's tree.
+    pub(super) fn adopt(&self, pid: i32) {
+        self.state().adopted.insert(pid);
+    }
+
+    pub(super) fn adopted(&self) -> HashSet<i32> {
+        self.state().adopted.clone()
+    }
+
+    /// Nobody asks for the end of an expected process any more.
+    pub(super) fn forget(&self, pid: i32) {
+        self.state().awaited.remove(&pid);
+    }
+
+    /// What runs of the agent's tree: all that is below the supervisor, but for plugins and what is below them.
+    pub(super) fn tree(&self) -> Vec<Process> {
+        let adopted = self.adopted();
+        let mut all = proc::all();
+        all.retain(|stat| !adopted.contains(&stat.session));
+        proc::descendants(&all, &[nix::unistd::getpid().as_raw()])
+    }
+
+    /// True when nothing of the agent's tree is left.
+    pub(super) fn tree_is_gone(&self) -> bool {
+        self.are_gone() || !self.state().adopted.is_empty() && self.tree().is_empty()
+    }
+
     /// How an expected process ended, if it has.
     pub(super) fn ending(&self, pid: i32) -> Option<Ending> {
         self.state().awaited.get(&pid).copied().flatten()
@@ -119,10 +148,10 @@ impl Children {
         self.state().none_left
     }
 
-    /// Waits until there is no child.
-    pub(super) async fn all_gone(&self) {
+    /// Waits until nothing of the agent's tree is left.
+    pub(super) async fn tree_gone(&self) {
         let mut reaped = self.reaped.subscribe();
-        while !self.are_gone() {
+        while !self.tree_is_gone() {
             reaped.mark_unchanged();
             let _ = reaped.changed().await;
         }

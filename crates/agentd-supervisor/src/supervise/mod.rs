@@ -1,7 +1,7 @@
 //! The supervisor's process, from its start to its end.
 //!
 //! ```text
-//!   orders read ─▶ Intent on disk ─▶ agent started ─▶ Started ─▶ … ─▶ agent ended ─▶ Exited on disk ─┐
+//!   orders read ─▶ Intent on disk ─▶ plugins and agent started ─▶ Started ─▶ … ─▶ agent ended ─▶ Exited on disk ─┐
 //!                                                                                                    │
 //!   exit ◀─ watchers have it ◀─ End on disk ◀─ transcript on disk ◀─ container and secrets removed ◀─┘
 //!
@@ -28,6 +28,7 @@ mod secrets;
 mod server;
 mod shared;
 mod stops;
+mod tools;
 
 use crate::dir::SessionDir;
 use crate::record::{Exited, What};
@@ -57,6 +58,7 @@ use stops::Stops;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
+use tools::Tools;
 
 /// The largest orders, in bytes: an argument list and an environment as large as Linux takes them, in JSON.
 const SPEC_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -182,6 +184,8 @@ async fn live(dir: &SessionDir, socket: UnixListener, versions: Versions) -> io:
         Ok(Err(message)) => (Secrets::default(), Some(message)),
         Err(_) => (Secrets::default(), None),
     };
+    let of_plugins = spec.as_ref().ok().and_then(|spec| spec.tools.as_ref());
+    let secrets_error = secrets_error.or_else(|| secrets.read_plugins(&of_plugins?.secrets_dir).err());
     let limits = spec.as_ref().map(|spec| spec.transcript).unwrap_or_default();
     let transcript = Writer::create(&dir.transcript(), limits);
     let warning = transcript
@@ -222,7 +226,7 @@ async fn live(dir: &SessionDir, socket: UnixListener, versions: Versions) -> io:
     let mut warnings = secrets.take_warnings();
     warnings.extend(warning);
     let launched = match prepared {
-        Ok(spec) => launch(&shared, &children, &spec, &mut secrets, warnings).await,
+        Ok(spec) => launch(dir, &shared, &children, &spec, &mut secrets, warnings).await,
         Err(message) => Launched::not_begun(message),
     };
     shared.doing().0 = Doing::TearingDown;
@@ -236,6 +240,11 @@ async fn live(dir: &SessionDir, socket: UnixListener, versions: Versions) -> io:
     tokio::task::yield_now().await;
 
     let begun = Instant::now();
+    if let Some(tools) = launched.tools {
+        // What a container engine leaves running is its own.
+        let all = !launched.is_container;
+        tools.stop(&shared, &children, all).await;
+    }
     if let Some(order) = &launched.must_remove {
         container::remove(&shared, &children, order).await;
     }
@@ -260,6 +269,9 @@ async fn live(dir: &SessionDir, socket: UnixListener, versions: Versions) -> io:
 
 struct Launched {
     exited: Exited,
+    /// What outlives the agent for a moment.
+    tools: Option<Tools>,
+    is_container: bool,
     must_remove: Option<crate::spec::ContainerLaunch>,
 }
 
@@ -270,13 +282,16 @@ impl Launched {
                 start_error: Some(message),
                 ..Exited::default()
             },
+            tools: None,
+            is_container: false,
             must_remove: None,
         }
     }
 }
 
-/// Starts the agent and returns when it has ended.
+/// Starts the agent and what it needs, and returns when it has ended.
 async fn launch(
+    dir: &SessionDir,
     shared: &Arc<Shared>,
     children: &Arc<Children>,
     spec: &Spec,
@@ -300,11 +315,33 @@ async fn launch(
         launched.exited.stop = Some(order.cause);
         return launched;
     }
+    let tools = match &spec.tools {
+        Some(tools) => {
+            let starting = Tools::start(shared, children, dir, tools, secrets, start_max);
+            let started = tokio::select! {
+                started = starting => started,
+                order = stops.next() => {
+                    tools::end_all(children, |_| true).await;
+                    let mut launched =
+                        Launched::not_begun("it was stopped while its plugins were being started".into());
+                    launched.exited.stop = Some(order.cause);
+                    return launched;
+                }
+            };
+            match started {
+                Ok(tools) => Some(tools),
+                Err(message) => return Launched::not_begun(message),
+            }
+        }
+        None => None,
+    };
     match &spec.launch {
         Launch::Process(order) => {
             let exited = process::run(shared, children, &mut stops, order, secrets).await;
             Launched {
                 exited,
+                tools,
+                is_container: false,
                 must_remove: None,
             }
         }
@@ -314,6 +351,8 @@ async fn launch(
             let ended = container::run(shared, children, &mut stops, order, start_max).await;
             Launched {
                 exited: ended.exited,
+                tools,
+                is_container: true,
                 must_remove: ended.must_remove.then(|| order.clone()),
             }
         }

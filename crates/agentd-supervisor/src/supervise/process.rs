@@ -1,7 +1,8 @@
 //! An agent as a child of its supervisor, with all that it starts.
 //!
 //! Every process of the agent's tree hangs, directly or through others, below the supervisor, because the orphaned ones
-//! are given to it: "no child left" is the end of the tree.
+//! are given to it: "no child left" is the end of the tree. Plugins are children, too; they and what is in their sessions
+//! are not of the tree.
 
 use super::children::{Children, Ending};
 use super::launch;
@@ -114,7 +115,7 @@ async fn until_end(shared: &Shared, children: &Children, stops: &mut Stops, pid:
             // Whatever an agent that ended by itself left in the background was never promised a life of its own. A tree
             // that is being stopped keeps its grace.
             _ = children.ended(pid), if stopping.is_none() => return None,
-            () = children.all_gone(), if stopping.is_some() => break,
+            () = children.tree_gone(), if stopping.is_some() => break,
             StopOrder { cause, grace } = stops.next() => {
                 let now = Instant::now();
                 let until = now.checked_add(grace).unwrap_or(now + Duration::from_secs(86400));
@@ -125,7 +126,7 @@ async fn until_end(shared: &Shared, children: &Children, stops: &mut Stops, pid:
                         shared.record(What::Stopping { cause }, Durability::Kernel);
                         stopping = Some((cause, until));
                         if !grace.is_zero() {
-                            terminate();
+                            terminate(children);
                         }
                     }
                 }
@@ -136,12 +137,8 @@ async fn until_end(shared: &Shared, children: &Children, stops: &mut Stops, pid:
     stopping.map(|(cause, _)| cause)
 }
 
-fn tree() -> Vec<Process> {
-    proc::descendants(&proc::all(), &[nix::unistd::getpid().as_raw()])
-}
-
-fn terminate() {
-    for process in tree() {
+fn terminate(children: &Children) {
+    for process in children.tree() {
         process.signal(Signal::SIGTERM);
         // A stopped process would not see the one before it is continued.
         process.signal(Signal::SIGCONT);
@@ -151,11 +148,11 @@ fn terminate() {
 /// Kills the tree until nothing is left of it, and tells how many could not be.
 async fn kill(children: &Children, agent: Option<i32>, leftovers: &mut HashSet<Process>) -> u32 {
     let until = Instant::now() + KILLING_MAX;
-    while !children.are_gone() {
+    while !children.tree_is_gone() {
         if Instant::now() >= until {
-            return u32::try_from(tree().len()).unwrap_or(u32::MAX);
+            return u32::try_from(children.tree().len()).unwrap_or(u32::MAX);
         }
-        for process in proc::kill_tree(tree) {
+        for process in proc::kill_tree(|| children.tree()) {
             if agent.is_none_or(|agent| agent != process.pid || children.ending(agent).is_some()) {
                 leftovers.insert(process);
             }

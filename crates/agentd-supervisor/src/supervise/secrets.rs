@@ -1,6 +1,7 @@
 //! The session's secrets: read once, redacted everywhere, removed at the end.
 
 use crate::redact::{Redactor, VALUE_BYTES_MAX, trimmed};
+use crate::tools::TOKEN_FILE;
 use std::collections::BTreeMap;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read};
@@ -12,11 +13,13 @@ const SECRETS_MAX: usize = 256;
 /// The largest file, in bytes.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
-/// What a session's agent may know and nobody else. Without a directory there is nothing.
+/// What a session's agent, or its plugins, may know and nobody else. Without a directory there is nothing.
 #[derive(Default)]
 pub(super) struct Secrets {
     directory: Option<Directory>,
     values: BTreeMap<String, Vec<u8>>,
+    /// Those of its plugins, which the agent itself does not get, and the token of the session's gateway.
+    plugins: BTreeMap<String, Vec<u8>>,
     warnings: Vec<String>,
 }
 
@@ -43,6 +46,23 @@ impl Directory {
         let own = self.open.metadata()?;
         Ok((own.dev(), own.ino()) == (other.dev(), other.ino()))
     }
+
+    fn remove(&self) -> Result<(), String> {
+        let path = &self.path;
+        let failed = |error| format!("the secrets in {} are still there: {error}", path.display());
+        match fs::symlink_metadata(path) {
+            Ok(now) if self.is(&now).map_err(failed)? => {}
+            Ok(_) => {
+                return Err(format!(
+                    "{} is another directory than at the session's start, and was not removed",
+                    path.display()
+                ));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(failed(error)),
+        }
+        fs::remove_dir_all(path).map_err(failed)
+    }
 }
 
 impl Secrets {
@@ -54,6 +74,24 @@ impl Secrets {
         let Some(path) = path else {
             return Ok(Self::default());
         };
+        let mut secrets = Self::default();
+        let (directory, values) = secrets.read_dir(path)?;
+        secrets.directory = Some(directory);
+        secrets.values = values;
+        Ok(secrets)
+    }
+
+    /// Reads those of plugins as well. They are in nobody's way any more then: the directory is removed.
+    ///
+    /// # Errors
+    /// As [`Secrets::read`].
+    pub(super) fn read_plugins(&mut self, path: &Path) -> Result<(), String> {
+        let (directory, values) = self.read_dir(path)?;
+        self.plugins = values;
+        directory.remove()
+    }
+
+    fn read_dir(&mut self, path: &Path) -> Result<(Directory, BTreeMap<String, Vec<u8>>), String> {
         let failed = |path: &Path| {
             let path = path.display().to_string();
             move |error: io::Error| format!("the secrets in {path} cannot be read: {error}")
@@ -61,10 +99,8 @@ impl Secrets {
         if !path.is_absolute() {
             return Err(format!("{} is no absolute path of secrets", path.display()));
         }
-        let mut secrets = Self {
-            directory: Some(Directory::open(path).map_err(failed(path))?),
-            ..Self::default()
-        };
+        let directory = Directory::open(path).map_err(failed(path))?;
+        let mut values = BTreeMap::new();
         for entry in fs::read_dir(path).map_err(failed(path))? {
             let entry = entry.map_err(failed(path))?;
             if !entry.file_type().map_err(failed(path))?.is_file() {
@@ -73,16 +109,16 @@ impl Secrets {
             let name = entry.file_name().to_string_lossy().into_owned();
             let content = read_file(&entry.path()).map_err(failed(&entry.path()))?;
             if content.len() > VALUE_BYTES_MAX {
-                secrets.warnings.push(format!(
+                self.warnings.push(format!(
                     "the secret {name:?} is long: only its first {VALUE_BYTES_MAX} bytes are kept out of the transcript"
                 ));
             }
-            secrets.values.insert(name, content);
-            if secrets.values.len() > SECRETS_MAX {
+            values.insert(name, content);
+            if values.len() > SECRETS_MAX {
                 return Err(format!("{} has more than {SECRETS_MAX} secrets", path.display()));
             }
         }
-        Ok(secrets)
+        Ok((directory, values))
     }
 
     /// What should be known about them.
@@ -91,17 +127,26 @@ impl Secrets {
     }
 
     pub(super) fn redactor(&self) -> Redactor {
-        Redactor::new(self.values.values().cloned())
+        let of_plugins = self.plugins.iter().filter(|(name, _)| *name != TOKEN_FILE);
+        let secrets = self.values.values().chain(of_plugins.map(|(_, value)| value));
+        Redactor::with(secrets.cloned(), self.plugins.get(TOKEN_FILE).cloned())
     }
 
     /// The secret of this name, without the newlines at its end.
     pub(super) fn value(&self, name: &str) -> Option<&[u8]> {
-        self.values.get(name).map(|value| trimmed(value))
+        let token = (name == TOKEN_FILE).then(|| self.plugins.get(name)).flatten();
+        self.values.get(name).or(token).map(|value| trimmed(value))
+    }
+
+    /// The plugins' secret of this name, without the newlines at its end.
+    pub(super) fn plugin_value(&self, name: &str) -> Option<&[u8]> {
+        self.plugins.get(name).map(|value| trimmed(value))
     }
 
     /// The values are not needed any more.
     pub(super) fn forget(&mut self) {
         self.values.clear();
+        self.plugins.clear();
     }
 
     /// Removes the directory with all that is in it. Links in it are removed, not followed.
@@ -109,23 +154,7 @@ impl Secrets {
     /// # Errors
     /// A sentence for people.
     pub(super) fn remove(&self) -> Result<(), String> {
-        let Some(directory) = &self.directory else {
-            return Ok(());
-        };
-        let path = &directory.path;
-        let failed = |error| format!("the secrets in {} are still there: {error}", path.display());
-        match fs::symlink_metadata(path) {
-            Ok(now) if directory.is(&now).map_err(failed)? => {}
-            Ok(_) => {
-                return Err(format!(
-                    "{} is another directory than at the session's start, and was not removed",
-                    path.display()
-                ));
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(failed(error)),
-        }
-        fs::remove_dir_all(path).map_err(failed)
+        self.directory.as_ref().map_or(Ok(()), Directory::remove)
     }
 }
 

@@ -84,6 +84,7 @@ struct Connection {
     shared: Arc<Shared>,
     told: watch::Receiver<u64>,
     over: watch::Receiver<bool>,
+    calls: watch::Receiver<u64>,
     /// The number of the next record that the peer is to be sent, once it watches.
     next_seq: Option<u64>,
 }
@@ -92,12 +93,18 @@ impl Connection {
     fn new(stream: UnixStream, shared: Arc<Shared>, over: watch::Receiver<bool>) -> Self {
         let (reader, writer) = stream.into_split();
         let told = shared.recorder().told();
+        let mut calls = shared.calls.subscribe();
+        // Those that were written before are news, too.
+        if *calls.borrow_and_update() > 0 {
+            calls.mark_changed();
+        }
         Self {
             lines: Lines::new(BufReader::with_capacity(1024, reader), REQUEST_BYTES_MAX),
             writer,
             shared,
             told,
             over,
+            calls,
             next_seq: None,
         }
     }
@@ -136,6 +143,7 @@ impl Connection {
                     }
                 },
                 _ = self.told.changed(), if self.next_seq.is_some() => {}
+                Ok(()) = self.calls.changed(), if self.next_seq.is_some() => self.send(&Reply::Calls {}).await?,
                 _ = self.over.changed() => {}
             }
         }

@@ -28,6 +28,8 @@ pub(super) struct Shared {
     /// The shortest grace that was asked for.
     pub(super) stop: watch::Sender<Option<Duration>>,
     pub(super) doing: Mutex<(Doing, Option<i32>)>,
+    /// Changes whenever calls of tools were written.
+    pub(super) calls: watch::Sender<u64>,
 }
 
 impl Shared {
@@ -50,6 +52,7 @@ impl Shared {
             redactor,
             stop: watch::Sender::new(None),
             doing: Mutex::default(),
+            calls: watch::Sender::new(0),
         })
     }
 
@@ -59,6 +62,15 @@ impl Shared {
 
     pub(super) fn output(&self) -> MutexGuard<'_, Output> {
         self.output.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn redactor(&self) -> &Redactor {
+        &self.redactor
+    }
+
+    /// There are calls of tools to be taken.
+    pub(super) fn calls_written(&self) {
+        self.calls.send_modify(|times| *times += 1);
     }
 
     pub(super) fn doing(&self) -> MutexGuard<'_, (Doing, Option<i32>)> {

@@ -51,6 +51,7 @@ impl Session {
                 start_timeout_ms: 20_000,
                 secrets_dir: None,
                 transcript: TranscriptLimits::default(),
+                tools: None,
             },
         }
     }

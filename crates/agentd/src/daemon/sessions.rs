@@ -6,20 +6,21 @@ use agentd_config::RuntimeKind;
 use agentd_protocol::SessionInfo;
 use agentd_protocol::requests::{ListSessions, NoParams, ReadTranscript, RunAgent, SessionRef, StopSession};
 use agentd_protocol::results::{AgentList, Ok as Done, QueuedSession, Reloaded, SessionList, TranscriptPage};
-use agentd_runner::inside::install_init;
+use agentd_runner::inside::{install_bridge, install_init};
 use agentd_runner::runtime::Runtimes;
 use agentd_runner::runtime::engine::EngineError;
 use agentd_runner::runtime::podman::{Podman, PodmanSettings};
 use agentd_runner::runtime::process::Process;
 use agentd_runner::session::git::Git;
 use agentd_runner::session::state::{Machine, StateDirs};
+use agentd_runner::session::tools::ToolsOptions;
 use agentd_runner::session::upkeep::Limits;
 use agentd_runner::session::{SessionError, Sessions, SessionsOptions, SupervisorProgram};
 use agentd_store::session::InstanceId;
 use agentd_store::{BoxFuture, Query, Store, SystemClock, ask};
 use agentd_supervisor::wire::Versions;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -61,11 +62,11 @@ pub(crate) async fn start(
         config: Arc::clone(&settings.config),
         reread: Box::new(move || reread.reload_config().map_err(|error| error.to_string())),
         config_path,
-        state,
+        state: state.clone(),
         secret_dir: settings.secret_dir.clone(),
         runtimes,
         supervisor: SupervisorProgram {
-            program,
+            program: program.clone(),
             args: supervisor_args(text("AGENTD_TEST_SUPERVISOR_VERSIONS").as_deref()),
         },
         max_sessions: settings.max_sessions,
@@ -84,6 +85,12 @@ pub(crate) async fn start(
             timeout: GIT_TIMEOUT,
             user: None,
         },
+        tools: ToolsOptions {
+            agentd: vec![program_text(&program)?],
+            socket: settings.socket.clone(),
+            path: text("PATH").unwrap_or_default(),
+            bridge: install_bridge(&state.bin()).map_err(|error| error.to_string())?,
+        },
         die_at: if cfg!(debug_assertions) {
             text("AGENTD_TEST_DIE_AT")
         } else {
@@ -91,6 +98,11 @@ pub(crate) async fn start(
         },
     };
     Sessions::start(options).await.map_err(|error| error.to_string())
+}
+
+fn program_text(program: &Path) -> Result<String, String> {
+    let text = program.to_str().map(str::to_owned);
+    text.ok_or_else(|| format!("this program's path {} is not UTF-8", program.display()))
 }
 
 // For tests of what happens between versions there may be the supervisor's newest and oldest: `2 1`.
@@ -118,9 +130,9 @@ pub(crate) fn runtimes(
     instance: &str,
     state: Option<&StateDirs>,
 ) -> Result<Runtimes, EngineError> {
-    let init = match state {
-        Some(state) => install_init(&state.bin())?,
-        None => PathBuf::new(),
+    let (init, bridge) = match state {
+        Some(state) => (install_init(&state.bin())?, install_bridge(&state.bin())?),
+        None => Default::default(),
     };
     let (euid, egid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
     let podman = Podman::new(PodmanSettings {
@@ -130,6 +142,7 @@ pub(crate) fn runtimes(
         egid,
         environment: PodmanSettings::environment_of(environment.variables()),
         init,
+        bridge,
         mounts: settings.home.join("mounts"),
         id_range_start: settings.id_range_start,
         call_timeout: PodmanSettings::CALL_TIMEOUT_DEFAULT,

@@ -4,6 +4,8 @@
 
 #[path = "../support/mod.rs"]
 mod support;
+#[path = "../support/tools.rs"]
+mod tools_support;
 
 mod commands;
 mod config;
@@ -17,3 +19,4 @@ mod runs;
 // Needs a daemon that runs sessions.
 mod sessions;
 mod survey;
+mod tools;

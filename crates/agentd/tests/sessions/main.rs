@@ -23,3 +23,6 @@ mod smoke;
 #[path = "../support/mod.rs"]
 mod support;
 mod survey;
+mod tools;
+#[path = "../support/tools.rs"]
+mod tools_support;

@@ -15,9 +15,9 @@ pub(crate) const IMAGE: &str = "localhost/agent:1";
 
 /// What busybox is called in the image.
 const NAMES: &[&str] = &[
-    "base64", "cat", "cut", "dd", "df", "env", "find", "grep", "head", "id", "kill", "ls", "mkdir", "mount",
-    "mv", "nc", "printf", "ps", "rm", "seq", "setsid", "sh", "sleep", "stat", "tail", "touch", "tr", "true",
-    "wc", "yes",
+    "base64", "cat", "cut", "dd", "df", "env", "find", "grep", "head", "id", "kill", "ls", "mkdir", "mkfifo",
+    "mount", "mv", "nc", "printf", "ps", "rm", "seq", "setsid", "sh", "sleep", "stat", "tail", "touch", "tr",
+    "true", "wc", "yes",
 ];
 
 /// Its containers are removed when it is dropped.

@@ -3,7 +3,9 @@
 //! *Architecture Invariant:* no prompt, no variable and no secret is in any of them: they are in the launch file and
 //! in the secrets' directory, which the init reads inside.
 
-use super::{CONTEXT_DIR, Gvisor, INIT_FILE, Podman, RUN_DIR, SECRETS_DIR, SKILLS_DIR, container_name};
+use super::{
+    BRIDGE_FILE, CONTEXT_DIR, Gvisor, INIT_FILE, Podman, RUN_DIR, SECRETS_DIR, SKILLS_DIR, container_name,
+};
 use crate::runtime::engine::{EngineError, Environment, Users};
 use crate::runtime::mapped;
 use crate::runtime::users::{AGENT_ID, RANGE_IDS};
@@ -192,6 +194,7 @@ fn mounts(podman: &Podman, order: &Environment) -> Vec<(PathBuf, PathBuf, Access
         (order.home.clone(), home(order), Access::Write),
         (order.dir.run(), RUN_DIR.into(), Access::Write),
         (podman.init.clone(), INIT_FILE.into(), Access::Read),
+        (podman.settings.bridge.clone(), BRIDGE_FILE.into(), Access::Read),
     ];
     if let Some(secrets) = &order.secrets {
         mounts.push((secrets.clone(), SECRETS_DIR.into(), Access::Read));

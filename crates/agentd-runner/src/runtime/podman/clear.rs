@@ -2,7 +2,7 @@
 
 use super::{LABEL_INSTANCE, LABEL_SESSION, Podman, container_name};
 use crate::runtime::engine::EngineError;
-use crate::runtime::mapped;
+use crate::runtime::{mapped, sweep};
 use agentd_protocol::SessionId;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::collections::BTreeSet;
@@ -19,6 +19,7 @@ pub(super) async fn clear(podman: &Podman, session: SessionId) -> Result<(), Eng
     for container in ours(podman, session).await? {
         remove(podman, &container).await?;
     }
+    sweep::kill_marked(session).await?;
     unmount(podman, session).await
 }
 

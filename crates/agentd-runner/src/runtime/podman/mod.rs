@@ -48,6 +48,7 @@ const SECRETS_DIR: &str = "/run/secrets";
 const CONTEXT_DIR: &str = "/run/agentd/context";
 const SKILLS_DIR: &str = "/run/agentd/skills";
 const INIT_FILE: &str = "/run/agentd/init";
+const BRIDGE_FILE: &str = "/run/agentd/mcp";
 /// Where a workspace is inside unless the agent says otherwise.
 pub const WORKDIR_DEFAULT: &str = "/workspace";
 const PATH_INSIDE: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -75,6 +76,8 @@ pub struct PodmanSettings {
     pub environment: BTreeMap<String, String>,
     /// Where [`inside::install_init`] has put the init.
     pub init: PathBuf,
+    /// Where [`inside::install_bridge`] has put the bridge.
+    pub bridge: PathBuf,
     /// The directory for mounts of workspaces. No other thing lies in it, and it is never removed recursively.
     pub mounts: PathBuf,
     /// The first user id of the ranges that a root daemon gives to homes.

@@ -1,0 +1,297 @@
+//! Tools in sessions: plugins behind the session's gateway, and agentd itself, called by agents that are shell scripts.
+
+use crate::support::{Daemon, Running, TestEnvironment, code, shown, wait_gone};
+use crate::tools_support::{CLIENT, SECRET, plugin};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+fn agent(name: &str, script: &str, more: &str) -> String {
+    let script = json!(format!("{CLIENT}{script}"));
+    format!(
+        "[[agents]]\nname = \"{name}\"\nruntime = \"process\"\nharness = \"custom\"\nprompt = \"p\"\n\
+         command = [\"sh\", \"-c\", {script}, \"agent\"]\n{more}\n\n"
+    )
+}
+
+const HAS: &str = "plugins = [\"t\"]\n";
+
+fn secret(env: &TestEnvironment) {
+    let path = env.write(".agentd/secrets/TOKEN", SECRET);
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+fn with(agents: &[String]) -> (TestEnvironment, Daemon) {
+    let env = TestEnvironment::new();
+    secret(&env);
+    let plugin = plugin(&env.path("plugin"), "");
+    env.write(".agentd/agentd.toml", &format!("{plugin}{}", agents.concat()));
+    let daemon = env.daemon();
+    (env, daemon)
+}
+
+fn dir(env: &TestEnvironment, session: &str) -> PathBuf {
+    env.state().join("sessions").join(session)
+}
+
+#[track_caller]
+fn id_of(running: &mut Running) -> String {
+    let line: Value = serde_json::from_str(&running.wait_stdout("session_id")).unwrap();
+    line["session_id"].as_str().unwrap().to_owned()
+}
+
+#[track_caller]
+fn show(env: &TestEnvironment, session: &str) -> Value {
+    env.json(&["sessions", "show", session])["session"].take()
+}
+
+#[track_caller]
+fn only(env: &TestEnvironment) -> String {
+    let all = env.json(&["sessions"]);
+    all["sessions"][0]["id"].as_str().unwrap().to_owned()
+}
+
+/// The payloads of the journal's entries of a kind.
+#[track_caller]
+fn journal(env: &TestEnvironment, action: &str) -> Vec<Value> {
+    let mut wire = env.connect();
+    let page = wire.call("ReadJournal", json!({ "action_types": [action] }));
+    let entries = page["entries"].as_array().unwrap().clone();
+    entries
+        .into_iter()
+        .map(|mut entry| entry["payload"].take())
+        .collect()
+}
+
+/// The plugin's process.
+#[track_caller]
+fn plugin_pid(env: &TestEnvironment, session: &str) -> i32 {
+    let text = fs::read_to_string(dir(env, session).join("tools/plugins/t/pid")).unwrap();
+    text.trim().parse().unwrap()
+}
+
+#[test]
+fn an_agent_calls_tools_and_each_call_is_in_the_journal() {
+    let script = "ask tools/list '{}'; tool t__say '{\"with\":\"open-sesame-1234\"}'; tool t__hidden '{}'; \
+                  tool agentd__whoami '{}'; env | grep -c TOKEN";
+    let (env, daemon) = with(&[agent("a", script, HAS)]);
+    let output = env.run(&["run", "a"]);
+    assert!(output.status.success(), "{}", shown(&output));
+    let said = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<&str> = said.lines().collect();
+    let tools: Value = serde_json::from_str(lines[0]).unwrap();
+    let tools = tools["result"]["tools"].as_array().unwrap();
+    let names: Vec<&str> = tools.iter().map(|tool| tool["name"].as_str().unwrap()).collect();
+    assert_eq!(names[..3], ["t__say", "t__wait", "t__die"]);
+    assert!(
+        names.contains(&"agentd__whoami") && !names.contains(&"t__hidden"),
+        "{names:?}"
+    );
+    // The plugin has it, the agent does not, and what the agent says of it is not shown.
+    assert!(lines[1].contains("the token is [redacted], home is <>"), "{said}");
+    assert!(!said.contains(SECRET), "{said}");
+    assert!(
+        lines[2].contains("\"error\"") || lines[2].contains("isError"),
+        "{said}"
+    );
+    assert!(
+        lines[3].contains("\"owner\\\":\\\"a\\\"") || lines[3].contains("\"owner\":\"a\""),
+        "{said}"
+    );
+    // Its own: that of the gateway.
+    assert_eq!(lines[4], "1");
+    let calls = journal(&env, "SESSION_TOOL_CALL");
+    let told: Vec<(&str, &str, &str)> = calls
+        .iter()
+        .map(|call| {
+            let text = |key: &str| call[key].as_str().unwrap();
+            (text("plugin"), text("tool"), text("outcome"))
+        })
+        .collect();
+    assert_eq!(told[0], ("t", "say", "ok"));
+    assert_eq!(told[1], ("t", "hidden", "denied"));
+    assert_eq!(told[2], ("agentd", "whoami", "ok"));
+    assert_eq!(calls[0]["arguments"], "{\"with\":\"[redacted]\"}");
+    assert_eq!(calls[2]["seq"], 3);
+    let session = only(&env);
+    assert!(!dir(&env, &session).join("tools").exists());
+    daemon.stop();
+}
+
+#[test]
+fn a_plugin_that_does_not_start_fails_the_set_up() {
+    let (env, daemon) = with(&[agent("a", "echo never", HAS)]);
+    env.write("plugin.start", "echo \"no server at $TOKEN\" >&2; exit 3");
+    let output = env.run(&["run", "a"]);
+    let said = shown(&output);
+    assert_eq!(code(output.status), 125, "{said}");
+    let outcome = show(&env, &only(&env))["outcome"].take();
+    assert_eq!(outcome["reason"], "setup_failed");
+    let message = outcome["message"].as_str().unwrap();
+    assert!(
+        message.starts_with("start: plugins: t: ") && message.contains("(exit status 3)"),
+        "{message}"
+    );
+    assert!(message.contains("no server at [redacted]"), "{message}");
+    daemon.stop();
+}
+
+#[test]
+fn a_plugin_that_dies_is_started_again() {
+    let (env, daemon) = with(&[agent("a", "tool t__die '{}'; tool t__say '{}'", HAS)]);
+    let output = env.run(&["run", "a"]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(
+        lines[0].contains("exit status 3") && lines[0].contains("last words"),
+        "{said}"
+    );
+    assert!(lines[1].contains("the token is"), "{said}");
+    let warnings = journal(&env, "SESSION_WARNING");
+    let warned = warnings.iter().any(|warning| {
+        let message = warning["message"].as_str().unwrap();
+        message.contains("(exit status 3)") && message.contains("started again in 200 ms")
+    });
+    assert!(warned, "{warnings:?}");
+    assert_eq!(journal(&env, "SESSION_TOOL_CALL")[0]["outcome"], "plugin_failed");
+    daemon.stop();
+}
+
+#[test]
+fn a_call_is_answered_whatever_becomes_of_agentd() {
+    let (env, daemon) = with(&[agent("a", "echo begun; tool t__wait '{}'; tool t__say '{}'", HAS)]);
+    let mut running = env.spawn(&["--json", "run", "a"]);
+    let id = id_of(&mut running);
+    running.wait_stdout("begun");
+    daemon.kill_9();
+    fs::write(dir(&env, &id).join("tools/plugins/t/go"), "").unwrap();
+    let daemon = env.daemon();
+    let said = env.ok(&["sessions", "logs", "-f", &id]);
+    assert!(
+        said.contains("waited") && said.contains("the token is [redacted]"),
+        "{said}"
+    );
+    // It is over when that is in the journal.
+    env.json(&["sessions", "stop", &id]);
+    let calls = journal(&env, "SESSION_TOOL_CALL");
+    let seqs: Vec<u64> = calls.iter().map(|call| call["seq"].as_u64().unwrap()).collect();
+    assert_eq!(seqs, [1, 2]);
+    daemon.stop();
+}
+
+#[test]
+fn no_plugin_outlives_a_supervisor_that_is_killed() {
+    let (env, daemon) = with(&[agent("a", "echo begun; tool t__wait '{}'", HAS)]);
+    // One that leaves its group and its parent behind.
+    env.write(
+        "plugin.start",
+        "(setsid sh -c 'echo $$ >left; exec sleep 1000' >/dev/null 2>&1 </dev/null &) ; \
+         until [ -s left ]; do sleep 0.01; done",
+    );
+    let mut running = env.spawn(&["--json", "run", "a"]);
+    let id = id_of(&mut running);
+    running.wait_stdout("begun");
+    let plugin = plugin_pid(&env, &id);
+    let left = fs::read_to_string(dir(&env, &id).join("tools/plugins/t/left")).unwrap();
+    kill(Pid::from_raw(supervisor(&id)), Signal::SIGKILL).unwrap();
+    running.output();
+    assert_eq!(show(&env, &id)["outcome"]["reason"], "lost");
+    wait_gone(plugin);
+    wait_gone(left.trim().parse().unwrap());
+    assert!(!dir(&env, &id).join("tools").exists());
+    daemon.stop();
+}
+
+#[test]
+fn what_a_plugin_leaves_ends_with_its_session() {
+    let (env, daemon) = with(&[agent(
+        "a",
+        "cp \"$AGENTD_RUN_DIR/../tools/plugins/t/left\" . 2>&1; echo $?",
+        HAS,
+    )]);
+    let left = env.path("left");
+    let start = format!(
+        "(setsid sh -c 'echo $$ >{}; exec sleep 1000' >/dev/null 2>&1 </dev/null &) ; until [ -s {0} ]; do sleep 0.01; done",
+        left.display()
+    );
+    env.write("plugin.start", &start);
+    env.run(&["run", "a"]);
+    wait_gone(fs::read_to_string(&left).unwrap().trim().parse().unwrap());
+    daemon.stop();
+}
+
+#[test]
+fn http_is_for_those_who_have_the_token() {
+    let script = "printf %s \"$AGENTD_MCP_TOKEN\" >\"$AGENTD_RUN_DIR/token\"; echo token: $AGENTD_MCP_TOKEN; tool t__wait '{}'";
+    let (env, daemon) = with(&[agent("a", script, HAS)]);
+    let mut running = env.spawn(&["--json", "run", "a"]);
+    let id = id_of(&mut running);
+    running.wait_stdout("token: [redacted]");
+    let run = dir(&env, &id).join("run");
+    let token = fs::read_to_string(run.join("token")).unwrap();
+    let ask = |authorization: &str| {
+        let body = "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"initialize\",\"params\":{\"protocolVersion\":\
+                    \"2025-11-25\",\"capabilities\":{},\"clientInfo\":{\"name\":\"t\",\"version\":\"1\"}}}";
+        let mut stream = UnixStream::connect(run.join("mcp-http.sock")).unwrap();
+        write!(
+            stream,
+            "POST /mcp HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n\
+             Accept: application/json, text/event-stream\r\n{authorization}Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    assert!(ask("").starts_with("HTTP/1.1 401"));
+    assert!(ask("Authorization: Bearer other\r\n").starts_with("HTTP/1.1 401"));
+    let answer = ask(&format!("Authorization: Bearer {token}\r\n"));
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.contains("serverInfo"),
+        "{answer}"
+    );
+    fs::write(dir(&env, &id).join("tools/plugins/t/go"), "").unwrap();
+    running.output();
+    daemon.stop();
+}
+
+#[test]
+fn an_agent_completes_its_node_by_its_tools() {
+    let script = "tool agentd__node_complete '{\"result\":{\"by\":\"tools\"}}'";
+    let (env, daemon) = with(&[agent("a", script, "")]);
+    let mut wire = env.connect();
+    let task = wire.call(
+        "RegisterTask",
+        json!({ "goal": "g", "initial_nodes": [{ "name": "own", "work": { "kind": "agent", "agent": "a" } }] }),
+    );
+    wire.call(
+        "SubscribeJournal",
+        json!({ "from_seq": 1, "action_types": ["SESSION_ENDED"] }),
+    );
+    let ended = wire.line().unwrap();
+    assert!(ended.to_string().contains("completed"), "{ended}");
+    let id = task["task_id"].as_str().unwrap();
+    let status = env.connect().call("GetTaskStatus", json!({ "task_id": id }));
+    assert!(status.to_string().contains("COMPLETED"), "{status}");
+    assert!(status.to_string().contains("by"), "{status}");
+    let calls = journal(&env, "SESSION_TOOL_CALL");
+    assert_eq!(calls[0]["tool"], "node_complete");
+    daemon.stop();
+}
+
+/// The process that is started with the session's directory as its argument.
+fn supervisor(session: &str) -> i32 {
+    let mut found = fs::read_dir("/proc").unwrap().filter_map(|entry| {
+        let entry = entry.ok()?;
+        let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+        let line = fs::read_to_string(entry.path().join("cmdline")).ok()?;
+        (line.contains("__session") && line.contains(session)).then_some(pid)
+    });
+    found.next().expect("a supervisor")
+}
