@@ -8,7 +8,7 @@ programs="cc git"
 user=
 if [ "${1:-build}" = test ]; then
     user=agentd-test
-    packages="$packages netcat-openbsd python3 procps util-linux shellcheck"
+    packages="$packages netcat-openbsd python3 python3-venv procps util-linux shellcheck"
     programs="$programs nc python3 ps prlimit setsid shellcheck"
     packages="$packages podman runc runsc conmon netavark aardvark-dns iptables uidmap slirp4netns fuse-overlayfs busybox-static"
     programs="$programs podman runc runsc conmon iptables newuidmap slirp4netns fuse-overlayfs busybox"
@@ -23,6 +23,8 @@ done
 # A compiler can be there without what it includes.
 [ -e /usr/include/stdio.h ] || missing="$missing libc6-dev"
 if [ -n "$user" ]; then
+    # Without it, Python makes no environments with pip in them.
+    python3 -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"
     # Debian has two netcats; only OpenBSD's speaks to Unix sockets. Of busybox, the static one runs in an empty image.
     nc -h 2>&1 | grep -q -- '-U' || missing="$missing nc"
     dpkg -s busybox-static >/dev/null 2>&1 || missing="$missing busybox"

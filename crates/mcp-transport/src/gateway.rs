@@ -238,7 +238,8 @@ impl Gateway {
         tools.collect()
     }
 
-    /// Calls a tool by the name that agents see, with everything that an agent's call is subject to.
+    /// Calls a tool by the name that agents see, with everything that an agent's call is subject to. Its event is told
+    /// before this returns.
     ///
     /// # Errors
     /// What an agent would get.
@@ -285,6 +286,9 @@ impl Gateway {
             }
         };
         connection.gone.cancel();
+        if let Some(call) = answered.call {
+            call.tell(&self.inner);
+        }
         let unreadable = |_| {
             RpcError::new(
                 crate::message::code::INTERNAL_ERROR,

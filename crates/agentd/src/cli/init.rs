@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 /// Write a commented agentd.toml that fits this machine
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-What is there already stays, unless --force is given. The file has one harmless agent, and a second one to be filled in.
+What is there already stays, unless --force is given. The file has one harmless agent; a second one and a plugin are there to be filled in.
 
 Examples:
   agentd init && agentd check
@@ -205,8 +205,19 @@ fn content(machine: Machine<'_>) -> String {
 # replicas = 1                          # each with a home of its own
 # max_sessions = 1                      # at once
 # capabilities = ["review"]             # what plan nodes may ask for
+# plugins = ["forge"]                   # whose tools it gets: see below
+# tools = {{ deny = ["forge__*_write"] }} # which of them, by the names that it sees
 # [agents.env]
 # LANG = "C.UTF-8"
+
+# Tools: a program that speaks MCP on stdin and stdout. It runs outside of the agent's container, with its own credentials.
+# `agentd plugin tools forge` lists what it has; docs/plugins.md shows how one is written.
+# [[plugins]]
+# name = "forge"                        # agents see its tools as forge__TOOL
+# command = ["forgejo-mcp", "--url", "https://codeberg.org", "--read-only"]
+# credentials = ["FORGEJO_TOKEN"]       # from the secret store, into this plugin's environment only
+# tools = {{ allow = ["issue_*", "list_*"] }}   # by its own names
+# timeout = "2m"                        # of one call
 "#
     )
 }
@@ -254,6 +265,7 @@ mod tests {
                     assert!(text.lines().all(|line| line.chars().count() <= 130), "{text}");
                     let config = read(&text);
                     assert_eq!(config.agents.len(), usize::from(closed.is_none()));
+                    assert!(config.plugins.is_empty());
                     assert_eq!(config.daemon, agentd_config::DaemonConfig::default());
                     let config = read(&uncommented(&text));
                     assert_eq!(config.agents.len(), 2);
@@ -261,6 +273,8 @@ mod tests {
                     assert_eq!(reviewer.name, "reviewer");
                     assert_eq!(reviewer.runtime == agentd_config::RuntimeKind::Podman, podman);
                     assert_eq!(reviewer.env.len(), 1);
+                    assert_eq!(config.plugins.len(), 1);
+                    assert_eq!(reviewer.plugins, [config.plugins[0].name.clone()]);
                     // What it shows as defaults are the defaults.
                     assert_eq!(config.daemon.max_sessions, Some(16));
                 }

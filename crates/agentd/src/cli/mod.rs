@@ -15,6 +15,7 @@ mod lock_run;
 mod mcp;
 mod node;
 mod owner;
+pub(crate) mod plugin;
 mod reload;
 mod run;
 mod sessions;
@@ -39,8 +40,8 @@ const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// Runs AI agents on this machine and coordinates them: sessions, and durable tasks, leases and locks behind a Unix
 /// socket.
 ///
-/// Without a command it runs the daemon. The commands talk to the daemon that runs; `run`, `task run` and the `db`
-/// commands do without one.
+/// Without a command it runs the daemon. The commands talk to the daemon that runs; `run`, `task run`, `plugin` and the
+/// `db` commands do without one.
 #[derive(Debug, Parser)]
 #[command(name = "agentd", version, after_long_help = Exit::HELP, disable_help_subcommand = true)]
 pub(crate) struct Cli {
@@ -91,6 +92,9 @@ pub(crate) enum Command {
     Lock(lock::LockCommand),
     Worker(worker::WorkerArgs),
     Mcp(mcp::McpArgs),
+    Plugins(plugin::PluginsArgs),
+    #[command(subcommand)]
+    Plugin(plugin::PluginCommand),
     Journal(journal::JournalArgs),
     #[command(subcommand)]
     Image(image::ImageCommand),
@@ -234,7 +238,12 @@ impl Command {
     pub(crate) fn needs_config(&self) -> bool {
         matches!(
             self,
-            Self::Daemon(_) | Self::Worker(_) | Self::Db(_) | Self::Task(task::TaskCommand::Run(_))
+            Self::Daemon(_)
+                | Self::Worker(_)
+                | Self::Db(_)
+                | Self::Plugins(_)
+                | Self::Plugin(_)
+                | Self::Task(task::TaskCommand::Run(_))
         )
     }
 
@@ -253,6 +262,8 @@ impl Command {
             Self::Lock(command) => command.run(context).await,
             Self::Worker(args) => args.run(context).await,
             Self::Mcp(args) => Box::pin(args.run(context)).await,
+            Self::Plugins(args) => args.run(context),
+            Self::Plugin(command) => Box::pin(command.run(context)).await,
             Self::Journal(args) => args.run(context).await,
             Self::Image(command) => Box::pin(command.run(context)).await,
             Self::Db(command) => command.run(context).await,

@@ -7,7 +7,7 @@ use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::WaitStatus;
-use nix::unistd::{Pid, getpid, getppid};
+use nix::unistd::{Pid, dup2_stdin, dup2_stdout, getpid, getppid};
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
@@ -117,7 +117,10 @@ impl Guard {
         }
         if self.killing_ns.is_none() {
             match start(command) {
-                Ok(pid) => self.child = Some(pid),
+                Ok(pid) => {
+                    self.child = Some(pid);
+                    let_go_of_pipes();
+                }
                 Err(end) => {
                     self.end = Some(end);
                     return;
@@ -266,6 +269,15 @@ impl Guard {
             self.end.get_or_insert(End::Stopped);
             self.kill();
         }
+    }
+}
+
+// They are the command's: who is at their other end learns from it alone that they were closed.
+fn let_go_of_pipes() {
+    let null = std::fs::File::options().read(true).write(true).open("/dev/null");
+    if let Ok(null) = null {
+        // Without it, their end is seen when the guard ends.
+        let _ = dup2_stdin(&null).and_then(|()| dup2_stdout(&null));
     }
 }
 

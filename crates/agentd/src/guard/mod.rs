@@ -11,18 +11,22 @@
 //!
 //! All of them stay in the terminal's foreground group, so that an editor can be run under a lock and Ctrl-C
 //! reaches the command as it would without.
+//!
+//! A plugin that is tried from the command line has a guard as well ([`piped`]): then the time is without end.
 
 mod inside;
+mod piped;
 mod tree;
 
 pub(crate) use inside::guard_main;
+pub(crate) use piped::Guarded;
 pub(crate) use tree::end as end_tree;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream as StdStream;
 use std::time::{Duration, Instant};
@@ -74,20 +78,36 @@ impl Guard {
     /// # Errors
     /// When the process cannot be started.
     pub(crate) fn start(command: &[OsString], variables: &[(&str, String)]) -> io::Result<Self> {
+        Self::launch(command, None, |guard| {
+            guard.envs(variables.iter().map(|(name, value)| (name, value)));
+        })
+    }
+
+    // `prepare` says what the guard, and so its command, is started with; `first` is its first order.
+    fn launch(
+        command: &[OsString],
+        first: Option<Order>,
+        prepare: impl FnOnce(&mut Command),
+    ) -> io::Result<Self> {
         // What the guard leaves behind when it is killed comes to this process.
         nix::sys::prctl::set_child_subreaper(true)?;
-        let (ours, theirs) = StdStream::pair()?;
+        let (mut ours, theirs) = StdStream::pair()?;
+        if let Some(order) = first {
+            // It fits into the socket, whenever it is read.
+            ours.write_all(&line(order))?;
+        }
         ours.set_nonblocking(true)?;
         // There is one thread and it starts nothing else meanwhile: no other child inherits it.
         fcntl(&theirs, FcntlArg::F_SETFD(FdFlag::empty()))?;
-        let child = Command::new("/proc/self/exe")
+        let mut guard = Command::new("/proc/self/exe");
+        guard
             .arg0("agentd")
             .arg("__guard")
             .arg(theirs.as_raw_fd().to_string())
             .arg("--")
-            .args(command)
-            .envs(variables.iter().map(|(name, value)| (name, value)))
-            .spawn()?;
+            .args(command);
+        prepare(&mut guard);
+        let child = guard.spawn()?;
         drop(theirs);
         let (report, orders) = UnixStream::from_std(ours)?.into_split();
         Ok(Self {
@@ -99,10 +119,8 @@ impl Guard {
     }
 
     async fn order(&mut self, order: Order) {
-        let mut line = serde_json::to_vec(&order).unwrap_or_default();
-        line.push(b'\n');
         // A guard that is gone is noticed by `ended`.
-        let _ = self.orders.write_all(&line).await;
+        let _ = self.orders.write_all(&line(order)).await;
     }
 
     /// The command may run until `kill`, and is asked to end at `term`.
@@ -141,6 +159,12 @@ impl Guard {
         }
         end
     }
+}
+
+fn line(order: Order) -> Vec<u8> {
+    let mut line = serde_json::to_vec(&order).unwrap_or_default();
+    line.push(b'\n');
+    line
 }
 
 fn monotonic_ns() -> u64 {

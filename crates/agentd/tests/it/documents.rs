@@ -179,6 +179,23 @@ fn the_skill_names_what_there_is() {
     assert!(found > 10);
 }
 
+/// A line's words as a shell would have them that knows single quotes.
+fn words(line: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    for (at, part) in line.split('\'').enumerate() {
+        let mut pieces = if at % 2 == 1 {
+            vec![part]
+        } else {
+            part.split(' ').collect()
+        }
+        .into_iter();
+        words.last_mut().unwrap().push_str(pieces.next().unwrap());
+        words.extend(pieces.map(str::to_owned));
+    }
+    words.retain(|word| !word.is_empty());
+    words
+}
+
 #[test]
 fn other_pages_name_methods_and_commands_that_there_are() {
     let env = TestEnvironment::new();
@@ -211,10 +228,12 @@ fn other_pages_name_methods_and_commands_that_there_are() {
     assert!(commands.len() > 5, "{commands:?}");
     for line in commands {
         let line = line.split(" #").next().unwrap().split(" -- ").next().unwrap();
-        let mut args: Vec<&str> = line
-            .split_ascii_whitespace()
+        let words = words(line);
+        let mut args: Vec<&str> = words
+            .iter()
+            .map(String::as_str)
             .take_while(|word| !["&", "|"].contains(word))
-            .map(|word| match word.trim_matches('\'') {
+            .map(|word| match word {
                 "TASK" | "SESSION" => "00000000-0000-4000-8000-000000000000",
                 word => word,
             })

@@ -14,6 +14,7 @@ mod documents;
 mod fakes;
 mod files;
 mod locks;
+mod plugins;
 mod programs;
 mod runs;
 // Needs a daemon that runs sessions.

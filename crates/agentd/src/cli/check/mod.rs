@@ -1,6 +1,7 @@
 //! `agentd check`: everything about a configuration that can be found out without starting anything.
 
 mod agent;
+mod plugin;
 
 use super::Global;
 use crate::console::{Console, Field, Tone, one_line};
@@ -22,7 +23,8 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Looks at the settings and at each agent: files and directories that it names, its workspace's owner, its credentials in the \
-secret store, and what its runtime can do here; Podman is asked what it is and which images it has. Ends with 0 when sessions can begin, with 78 when something keeps them from it.
+secret store, and what its runtime can do here; Podman is asked what it is and which images it has. Of each plugin it looks at the \
+program, its directory, its credentials and its patterns (`agentd plugin tools NAME` starts one). Ends with 0 when sessions can begin, with 78 when something keeps them from it.
 
 Examples:
   agentd check
@@ -146,6 +148,7 @@ async fn examine(settings: &Settings, environment: &Environment) -> Vec<Finding>
         .map(|warning| Finding::warning("", warning))
         .collect();
     findings.extend(daemon(settings));
+    findings.extend(plugin::examine(settings, environment));
     let runtimes = match sessions::runtimes(settings, environment, "check", None) {
         Ok(runtimes) => runtimes,
         Err(error) => {
@@ -161,7 +164,8 @@ async fn examine(settings: &Settings, environment: &Environment) -> Vec<Finding>
     for agent in &settings.config.agents {
         findings.extend(engines.get_ready(settings, environment, agent.runtime).await);
         let engine = engines.runtimes.get(agent.runtime).map(|engine| &**engine);
-        let found = agent::examine(settings, environment, engine, agent);
+        let mut found = agent::examine(settings, environment, engine, agent);
+        found.extend(plugin::patterns_of(&settings.config, agent));
         findings.extend(found.into_iter().map(|finding| finding.of(agent)));
         let problems = engine.map(|engine| engine.check(agent)).unwrap_or_default();
         let missing = engines.missing(agent).await;
@@ -292,6 +296,10 @@ fn report(
             "config": path,
             "agents": settings.map(|settings| {
                 let names = settings.config.agents.iter().map(|agent| agent.name.as_str());
+                names.collect::<Vec<_>>()
+            }),
+            "plugins": settings.map(|settings| {
+                let names = settings.config.plugins.iter().map(|plugin| plugin.name.as_str());
                 names.collect::<Vec<_>>()
             }),
             "settings": settings.map(shown),
