@@ -58,7 +58,7 @@ impl Inner {
             return Err(RpcError::params("params are to be an object")).into();
         };
         let answered = match method {
-            "initialize" => self.initialize(&origin.connection, &object).into(),
+            "initialize" if !is_modern_version(params) => self.initialize(&origin.connection, &object).into(),
             "server/discover" => self.discover().into(),
             "ping" if !is_modern => Ok(raw(&serde_json::json!({}))).into(),
             "tools/call" => self.call_tool(&origin, object, params, &cancel).await,
@@ -285,9 +285,14 @@ pub(crate) fn version_of(params: Option<&RawValue>) -> Option<String> {
     Object::parse(Object::parse(params?)?.get("_meta")?)?.text(META_VERSION)
 }
 
+/// True for a request of the newer revision, as far as it says.
+pub(crate) fn is_modern_version(params: Option<&RawValue>) -> bool {
+    version_of(params).as_deref() == Some(MODERN)
+}
+
 /// What the newer revision wants of every request.
 pub(crate) fn check_version(method: &str, params: Option<&RawValue>) -> Result<(), RpcError> {
-    if method == "initialize" {
+    if method == "initialize" && !is_modern_version(params) {
         return Ok(());
     }
     let Some(version) = version_of(params) else {

@@ -1,6 +1,7 @@
 //! All that agents see, under the names that they see: made anew whenever a plugin's lists change.
 
 use crate::message::{Object, Raw, RpcError, code, raw, raw_text};
+use crate::mirror::{self, Mirrored};
 use crate::name::{Names, SEPARATOR};
 use crate::plugin::{Lists, PluginOptions};
 use crate::policy::Rules;
@@ -20,6 +21,8 @@ pub(crate) struct Entry {
     pub(crate) definition: Raw,
     /// It has an `outputSchema`.
     pub(crate) is_structured: bool,
+    /// Its arguments that are in headers, too.
+    pub(crate) mirrored: Vec<Mirrored>,
 }
 
 #[derive(Debug)]
@@ -255,12 +258,15 @@ impl Catalog {
 fn entry(plugin: usize, name: String, own: String, mut object: Object<'_>) -> Entry {
     let is_structured = object.get("outputSchema").is_some();
     object.set("name", raw(&name));
+    let definition = object.to_raw();
     Entry {
         name,
         plugin,
         own,
-        definition: object.to_raw(),
         is_structured,
+        // What is malformed asks for nothing: clients over HTTP do not use such a tool.
+        mirrored: mirror::of_tool(&definition).unwrap_or_default(),
+        definition,
     }
 }
 

@@ -6,6 +6,7 @@ use base64::Engine as _;
 use hyper::HeaderMap;
 use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN};
 use serde_json::value::RawValue;
+use std::borrow::Cow;
 
 pub(crate) const VERSION: &str = "mcp-protocol-version";
 pub(crate) const SESSION: &str = "mcp-session-id";
@@ -112,7 +113,18 @@ pub(crate) fn is_modern(headers: &HeaderMap) -> bool {
         .is_some_and(|version| version >= MODERN)
 }
 
-fn decoded(value: &str) -> Option<String> {
+/// A text as a header can have it: as it is, or in the protocol's own encoding.
+pub(crate) fn encoded(text: &str) -> Cow<'_, str> {
+    let is_plain = text.bytes().all(|byte| (0x20..0x7f).contains(&byte));
+    if is_plain && text.trim_matches(' ') == text && !text.starts_with("=?base64?") {
+        return Cow::Borrowed(text);
+    }
+    let encoded = base64::engine::general_purpose::STANDARD.encode(text);
+    Cow::Owned(format!("=?base64?{encoded}?="))
+}
+
+/// What [`encoded`] has made. None when it cannot be.
+pub(crate) fn decoded(value: &str) -> Option<String> {
     let inner = value
         .strip_prefix("=?base64?")
         .and_then(|rest| rest.strip_suffix("?="));
@@ -221,5 +233,10 @@ mod tests {
         assert_eq!(decoded("=?base64?w6Q=?=").as_deref(), Some("ä"));
         assert_eq!(decoded("=?base64?*?="), None);
         assert_eq!(decoded("plain").as_deref(), Some("plain"));
+        for text in ["", "a b", " a", "a\n", "ä", "=?base64?w6Q=?="] {
+            let encoded = encoded(text);
+            assert!(HeaderValue::from_str(&encoded).is_ok(), "{encoded}");
+            assert_eq!(decoded(&encoded).as_deref(), Some(text));
+        }
     }
 }

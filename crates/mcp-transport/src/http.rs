@@ -8,9 +8,12 @@ use crate::client::{Connection, OUT_MAX};
 use crate::gateway::{Gateway, Inner};
 use crate::headers::{self, SESSION};
 use crate::message::{Message, RpcError, answer_line, code, one_line, parse};
-use bytes::{BufMut, Bytes, BytesMut};
+use crate::mirror;
+use crate::revision::MODERN;
+use crate::sse::EventBody;
+use bytes::Bytes;
 use http_body_util::{BodyExt, Either, Full, Limited};
-use hyper::body::{Body, Frame, Incoming};
+use hyper::body::Incoming;
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -19,9 +22,7 @@ use serde_json::value::RawValue;
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::io;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
@@ -40,7 +41,7 @@ const BODY_MAX: Duration = Duration::from_secs(60);
 /// What hyper may keep of a connection, in bytes.
 const BUFFER_BYTES: usize = 32 * 1024;
 
-type Answer = Response<Either<Full<Bytes>, Events>>;
+type Answer = Response<Either<Full<Bytes>, EventBody>>;
 
 /// Why a request goes no further: a status, and a sentence.
 type Refused = (StatusCode, &'static str);
@@ -162,7 +163,7 @@ fn refusal(status: StatusCode, id: Option<&RawValue>, error: &RpcError) -> Answe
 }
 
 fn events(first: Option<Bytes>, rest: mpsc::Receiver<Bytes>, guard: Option<DropGuard>) -> Answer {
-    let mut answer = Response::new(Either::Right(Events {
+    let mut answer = Response::new(Either::Right(EventBody {
         first,
         rest,
         _guard: guard,
@@ -171,36 +172,6 @@ fn events(first: Option<Bytes>, rest: mpsc::Receiver<Bytes>, guard: Option<DropG
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     answer
-}
-
-/// Messages as server-sent events.
-struct Events {
-    first: Option<Bytes>,
-    rest: mpsc::Receiver<Bytes>,
-    /// Takes the request back when nobody reads this any more.
-    _guard: Option<DropGuard>,
-}
-
-impl Body for Events {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let line = match self.first.take() {
-            Some(line) => Some(line),
-            None => std::task::ready!(self.rest.poll_recv(context)),
-        };
-        Poll::Ready(line.map(|line| {
-            let mut event = BytesMut::with_capacity(line.len() + 32);
-            event.put_slice(b"event: message\ndata: ");
-            event.put_slice(&line);
-            event.put_slice(b"\n");
-            Ok(Frame::data(event.freeze()))
-        }))
-    }
 }
 
 impl Server {
@@ -355,7 +326,8 @@ impl Server {
     ) -> Answer {
         let headers = request.headers();
         let version = version_of(params);
-        if method == "initialize" {
+        // The newer revision has no such method.
+        if method == "initialize" && version.as_deref() != Some(MODERN) && !headers::is_modern(headers) {
             let (session, connection) = self.begin_session();
             let mut answer = self.exchange(&connection, id, method, params, None).await;
             if let Ok(session) = HeaderValue::from_str(&session) {
@@ -380,7 +352,10 @@ impl Server {
             let why = RpcError::params("_meta has no io.modelcontextprotocol/protocolVersion");
             return refusal(StatusCode::BAD_REQUEST, Some(id), &why);
         }
-        if let Err(error) = headers::agree(headers, version.as_deref(), method, params) {
+        let agreed = headers::agree(headers, version.as_deref(), method, params);
+        if let Err(error) =
+            agreed.and_then(|()| mirror::call_agrees(headers, &self.inner.catalog(), method, params))
+        {
             return refusal(StatusCode::BAD_REQUEST, Some(id), &error);
         }
         if let Err(error) = crate::answer::check_version(method, params) {

@@ -1,9 +1,10 @@
 //! What a plugin offers, read and kept up to date.
 
 use crate::event::Event;
-use crate::live::{ask, tell};
+use crate::greet::ask;
+use crate::live::tell;
 use crate::message::{Object, Raw, raw};
-use crate::plugin::{Lists, Plugin};
+use crate::plugin::{Lists, Plugin, Wire};
 use crate::revision::Revision;
 use serde_json::value::RawValue;
 use std::future::pending;
@@ -24,6 +25,13 @@ pub(crate) async fn read_lists(plugin: &Arc<Plugin>) -> Result<(), String> {
     let mut lists = Lists::default();
     if can.tools.is_some() {
         lists.tools = read_list(plugin, "tools/list", "tools").await?;
+        if plugin.revision() == Revision::Modern
+            && let Some(Wire::Remote(remote)) = plugin.wire()
+        {
+            remote.learn(&mut lists.tools, |message| {
+                tell(plugin, |plugin| Event::Warning { plugin, message });
+            });
+        }
     }
     if can.prompts.is_some() {
         lists.prompts = read_list(plugin, "prompts/list", "prompts").await?;

@@ -1,17 +1,15 @@
 //! A plugin's life: started, spoken to, listed, watched, started again, ended.
 
 use crate::event::Event;
+use crate::greet::{discover, initialize};
 use crate::limits::{Bucket, Rate, Restarts};
 use crate::lines::{Line, Lines};
 use crate::lists::{keep_lists, keep_subscriptions, read_lists};
-use crate::message::{Object, Raw, raw};
-use crate::plugin::{CallError, Lifecycle, Lists, Plugin, Source, Status, Wire};
+use crate::plugin::{Lifecycle, Lists, Plugin, Source, Status, Wire};
 use crate::process::{self, Spawn};
-use crate::remote::Remote;
-use crate::revision::{Capabilities, LEGACY, MODERN, Revision, SUPPORTED};
+use crate::remote::{Remote, Stream};
+use crate::revision::{LEGACY, MODERN, Revision};
 use bytes::Bytes;
-use serde::Deserialize;
-use serde_json::value::RawValue;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncWriteExt, BufReader};
@@ -32,8 +30,6 @@ const CHATTER: Rate = Rate {
 };
 /// How long the last words of a plugin that has ended may take to be read.
 const LAST_WORDS_MAX: Duration = Duration::from_millis(200);
-/// A plugin's instructions, in bytes.
-const INSTRUCTIONS_BYTES_MAX: usize = 4 * 1024;
 
 /// How one life ended.
 struct Death {
@@ -234,6 +230,9 @@ async fn live_remote(
     };
     plugin.connect(None);
     remote.end();
+    if stopped {
+        remote.leave().await;
+    }
     Death {
         why,
         stopped,
@@ -285,15 +284,26 @@ struct Life {
     is_probing: bool,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Greeting {
-    protocol_version: Option<String>,
-    #[serde(default)]
-    supported_versions: Vec<String>,
-    #[serde(default)]
-    capabilities: Capabilities,
-    instructions: Option<String>,
+/// What a server elsewhere, of the older revisions, says besides its answers.
+struct Besides(Option<(Arc<Remote>, Option<Stream>)>);
+
+impl Besides {
+    async fn of(plugin: &Plugin) -> Self {
+        Self(match plugin.wire() {
+            Some(Wire::Remote(remote)) if plugin.revision() == Revision::Legacy => {
+                let stream = remote.stream().await;
+                Some((remote, stream))
+            }
+            _ => None,
+        })
+    }
+
+    async fn keep(self, plugin: &Plugin) -> String {
+        match self.0 {
+            Some((remote, stream)) => remote.listen(plugin, stream).await,
+            None => std::future::pending().await,
+        }
+    }
 }
 
 impl Life {
@@ -302,17 +312,21 @@ impl Life {
         let limits = &plugin.options.limits;
         let begun = timeout(limits.start_max, async {
             self.greet(plugin, lifecycle).await?;
-            read_lists(plugin).await
+            let (read, besides) = tokio::join!(read_lists(plugin), Besides::of(plugin));
+            read.map(|()| besides)
         });
-        match begun.await {
+        let besides = match begun.await {
             Err(_) => return format!("was not ready within {} seconds", limits.start_max.as_secs_f64()),
             Ok(Err(why)) => return format!("cannot be used: {why}"),
-            Ok(Ok(())) => {}
-        }
+            Ok(Ok(besides)) => besides,
+        };
         self.ready_at = Some(Instant::now());
-        plugin.status.send_replace(Status::Ready);
+        // Whoever waits for it to be ready is to find its tools.
         if let Some(gateway) = plugin.gateway.upgrade() {
             gateway.lists_changed();
+        }
+        plugin.status.send_replace(Status::Ready);
+        if let Some(gateway) = plugin.gateway.upgrade() {
             let revision = match plugin.revision() {
                 Revision::Legacy => LEGACY,
                 Revision::Modern => MODERN,
@@ -327,6 +341,7 @@ impl Life {
         tokio::select! {
             never = keep_lists(plugin) => never,
             never = keep_subscriptions(plugin) => never,
+            never = besides.keep(plugin) => never,
         }
     }
 
@@ -343,79 +358,4 @@ impl Life {
         }
         initialize(plugin).await
     }
-}
-
-pub(crate) async fn ask(
-    plugin: &Plugin,
-    method: &str,
-    params: Object<'_>,
-    max: Duration,
-) -> Result<Raw, String> {
-    match plugin
-        .call(method, params, None, max, &CancellationToken::new())
-        .await
-    {
-        Ok(Ok(result)) => Ok(result),
-        Ok(Err(error)) => Err(format!("it answers {method} with the error {}", error.get())),
-        Err(CallError::TimedOut(max)) => Err(format!(
-            "it did not answer {method} within {} seconds",
-            max.as_secs_f64()
-        )),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-fn greeting(method: &str, result: &RawValue) -> Result<Greeting, String> {
-    serde_json::from_str(result.get())
-        .map_err(|error| format!("its answer to {method} is malformed: {error}"))
-}
-
-fn accept(plugin: &Plugin, greeting: Greeting) {
-    let instructions = greeting.instructions.map(|mut text| {
-        text.truncate(text.floor_char_boundary(INSTRUCTIONS_BYTES_MAX));
-        text
-    });
-    plugin.can(greeting.capabilities, instructions);
-}
-
-async fn discover(plugin: &Plugin) -> Result<(), String> {
-    plugin.speaks(Revision::Modern);
-    let method = "server/discover";
-    let result = ask(plugin, method, Object::default(), plugin.options.limits.probe_max).await?;
-    let greeting = greeting(method, &result)?;
-    if !greeting
-        .supported_versions
-        .iter()
-        .any(|version| version == MODERN)
-    {
-        return Err(format!("it does not speak revision {MODERN}"));
-    }
-    accept(plugin, greeting);
-    Ok(())
-}
-
-async fn initialize(plugin: &Plugin) -> Result<(), String> {
-    plugin.speaks(Revision::Legacy);
-    let method = "initialize";
-    let mut params = Object::default();
-    params.set("protocolVersion", raw(LEGACY));
-    params.set("capabilities", plugin.identity.capabilities.clone());
-    params.set("clientInfo", plugin.identity.info.clone());
-    let result = ask(plugin, method, params, plugin.options.limits.start_max).await?;
-    let greeting = greeting(method, &result)?;
-    match greeting.protocol_version.as_deref() {
-        Some(version) if SUPPORTED[1..].contains(&version) => {
-            if let Some(Wire::Remote(remote)) = plugin.wire() {
-                remote.use_version(version);
-            }
-        }
-        other => {
-            return Err(format!(
-                "it speaks revision {other:?}, of which nothing is known here"
-            ));
-        }
-    }
-    accept(plugin, greeting);
-    plugin.notify("notifications/initialized", None);
-    Ok(())
 }

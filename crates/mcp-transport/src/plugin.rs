@@ -313,6 +313,11 @@ impl Plugin {
         }
     }
 
+    /// True while this has no answer, and somebody wants one.
+    pub(crate) fn waits_for(&self, id: u64) -> bool {
+        self.state().pending.contains_key(&id)
+    }
+
     /// There will be no answer to this.
     pub(crate) fn fail(&self, id: u64, error: CallError) {
         let pending = self.state().pending.remove(&id);

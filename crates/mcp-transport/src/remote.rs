@@ -1,10 +1,15 @@
 //! A plugin that is a server elsewhere: streamable HTTP, one POST a message.
 
-use crate::message::{Message, Object, one_line, parse};
+use crate::fetch::{bounded, is, tls};
+use crate::headers::{SESSION, VERSION, encoded};
+use crate::message::{Message, Object, Raw, one_line, parse};
+use crate::mirror::{self, Mirrored};
 use crate::plugin::{CallError, Plugin};
 use crate::revision::{MODERN, Revision};
+use crate::sse::Events;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_rustls::HttpsConnector;
@@ -13,13 +18,25 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
+use tokio::time::{sleep, timeout};
 
 /// What is shown of an answer that is no answer, in bytes.
 const SHOWN_BYTES_MAX: usize = 300;
 /// The longest session id that is taken, in bytes.
 const SESSION_ID_BYTES_MAX: usize = 1024;
+/// How often in a row a broken stream is asked for in vain.
+const RESUMES_MAX: u32 = 5;
+/// The longest pause between two tries to have the stream of what belongs to no request.
+const LISTEN_PAUSE_MAX: Duration = Duration::from_secs(60);
+/// How long a server may take to begin with that stream.
+const STREAM_MAX: Duration = Duration::from_secs(2);
+/// How long a stream may go on behind its answer.
+const LAST_WORDS_MAX: Duration = Duration::from_secs(1);
+/// How long a server may take to let go of a session.
+const LEAVE_MAX: Duration = Duration::from_secs(1);
 
 /// A server to talk to.
 #[derive(Clone)]
@@ -38,6 +55,9 @@ impl fmt::Debug for RemoteOptions {
     }
 }
 
+/// A stream; none when the server has no such thing.
+pub(crate) type Stream = Result<Option<Response<Incoming>>, String>;
+
 pub(crate) struct Remote {
     url: Uri,
     authorization: Option<HeaderValue>,
@@ -53,6 +73,8 @@ struct State {
     session: Option<HeaderValue>,
     version: Option<HeaderValue>,
     posts: HashMap<u64, AbortHandle>,
+    /// By the tools' own names.
+    mirrored: HashMap<String, Vec<Mirrored>>,
 }
 
 impl Remote {
@@ -103,7 +125,7 @@ impl Remote {
         let (begin, begun) = tokio::sync::oneshot::channel::<()>();
         let task = tokio::spawn(async move {
             let _ = begun.await;
-            let sent = this.exchange(line).await;
+            let sent = this.exchange(line, id).await;
             if let Some(id) = id {
                 this.state().posts.remove(&id);
                 if let Some(plugin) = this.plugin.upgrade() {
@@ -120,6 +142,12 @@ impl Remote {
         let _ = begin.send(());
     }
 
+    /// Sends a notification, and waits until it has arrived, as far as that can be known.
+    pub(crate) async fn tell(&self, line: Bytes) {
+        // A server that does not want it says so again when it is asked something.
+        let _ = self.exchange(line, None).await;
+    }
+
     /// Nobody waits for this answer any more.
     pub(crate) fn forget(&self, id: u64) {
         if let Some(post) = self.state().posts.remove(&id) {
@@ -133,45 +161,27 @@ impl Remote {
         }
     }
 
-    async fn exchange(&self, line: Bytes) -> Result<(), String> {
+    async fn exchange(&self, line: Bytes, id: Option<u64>) -> Result<(), String> {
         let Some(plugin) = self.plugin.upgrade() else {
             return Ok(());
         };
-        let response = self
-            .client
-            .request(self.request(line, plugin.revision())?)
-            .await
-            .map_err(|error| {
-                let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
-                format!(
-                    "its server cannot be reached: {error}{}",
-                    cause.unwrap_or_default()
-                )
-            })?;
-        let bytes_max = plugin.options.limits.line_bytes_max;
-        if let Some(session) = response.headers().get("mcp-session-id")
-            && session.len() <= SESSION_ID_BYTES_MAX
-        {
-            self.state().session = Some(session.clone());
-        }
+        let revision = plugin.revision();
+        let response = self.send(self.request(line, revision)?).await?;
         let status = response.status();
-        let kind = response
-            .headers()
-            .get(CONTENT_TYPE)
-            .and_then(|kind| kind.to_str().ok());
-        let kind = kind.unwrap_or_default().to_ascii_lowercase();
-        if status == StatusCode::NOT_FOUND && self.state().session.is_some() {
-            self.lost.notify_one();
+        if status.is_success() && is(&response, "text/event-stream") {
+            let mut stream = Events::default();
+            let ended = self
+                .read(response, &mut stream, &plugin, id, Some(LAST_WORDS_MAX))
+                .await;
+            return match (id, revision) {
+                (Some(id), Revision::Legacy) => self.resume(&plugin, id, stream, ended).await,
+                _ => ended,
+            };
         }
-        if status.is_success() && kind.starts_with("text/event-stream") {
-            return events(response, bytes_max, |data| {
-                plugin.take(data);
-            })
-            .await;
-        }
-        let mut body = bounded(response, bytes_max).await?;
+        let is_json = is(&response, "application/json");
+        let mut body = bounded(response, plugin.options.limits.line_bytes_max).await?;
         one_line(&mut body);
-        if kind.starts_with("application/json") && parse(&body).is_ok() {
+        if is_json && parse(&body).is_ok() {
             plugin.take(&body);
             return Ok(());
         }
@@ -182,150 +192,229 @@ impl Remote {
         Err(format!("its server answered with HTTP status {status}: {shown}"))
     }
 
+    /// Goes on with a stream that has ended without the answer, as the older revisions have it.
+    async fn resume(
+        &self,
+        plugin: &Plugin,
+        id: u64,
+        mut stream: Events,
+        mut ended: Result<(), String>,
+    ) -> Result<(), String> {
+        let mut failures = 0;
+        while plugin.waits_for(id) && failures < RESUMES_MAX {
+            let Some(last_id) = stream.last_id.clone() else {
+                break;
+            };
+            sleep(stream.retry()).await;
+            ended = match self.get(Some(&last_id)).await {
+                Ok(Some(response)) => self.read(response, &mut stream, plugin, Some(id), None).await,
+                Ok(None) => break,
+                Err(why) => Err(why),
+            };
+            // A server that has nothing yet may end the stream as often as it likes, if each time it says so.
+            failures = if stream.last_id.as_ref() == Some(&last_id) {
+                failures + 1
+            } else {
+                0
+            };
+        }
+        ended
+    }
+
+    /// Asks a server of the older revisions for the stream of what belongs to no request. Until it is there, a server
+    /// may have nowhere to put its questions. None when it takes too long to begin.
+    pub(crate) async fn stream(&self) -> Option<Stream> {
+        timeout(STREAM_MAX, self.get(None)).await.ok()
+    }
+
+    /// Takes what comes on that stream, for as long as this is polled. Where there is no such thing, nothing comes.
+    pub(crate) async fn listen(&self, plugin: &Plugin, mut first: Option<Stream>) -> String {
+        let mut stream = Events::default();
+        let mut pause = stream.retry();
+        loop {
+            let begun = Instant::now();
+            let answer = match first.take() {
+                Some(answer) => answer,
+                None => self.get(stream.last_id.clone().as_ref()).await,
+            };
+            match answer {
+                Ok(Some(response)) => drop(self.read(response, &mut stream, plugin, None, None).await),
+                Ok(None) => return std::future::pending().await,
+                Err(_) => {}
+            }
+            // One that ends at once, again and again, is not asked all the time.
+            pause = if begun.elapsed() > LISTEN_PAUSE_MAX {
+                stream.retry()
+            } else {
+                (pause * 2).min(LISTEN_PAUSE_MAX)
+            };
+            sleep(pause.max(stream.retry())).await;
+        }
+    }
+
+    /// Reads a stream to its end, or until a request is answered and `after` is over.
+    async fn read(
+        &self,
+        mut response: Response<Incoming>,
+        stream: &mut Events,
+        plugin: &Plugin,
+        id: Option<u64>,
+        after: Option<Duration>,
+    ) -> Result<(), String> {
+        let bytes_max = plugin.options.limits.line_bytes_max;
+        stream.restart();
+        loop {
+            let is_answered = id.is_some_and(|id| !plugin.waits_for(id));
+            let frame = match (is_answered, after) {
+                (false, _) => response.frame().await,
+                // Read to its end, its connection serves again.
+                (true, Some(after)) => timeout(after, response.frame()).await.unwrap_or(None),
+                (true, None) => None,
+            };
+            let Some(frame) = frame else { return Ok(()) };
+            let frame = frame.map_err(|error| format!("its server broke off its answer: {error}"))?;
+            if let Some(data) = frame.data_ref() {
+                stream.push(data, bytes_max, |data| {
+                    plugin.take(data);
+                })?;
+            }
+        }
+    }
+
+    async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, String> {
+        let response = self.client.request(request).await.map_err(|error| {
+            let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
+            format!(
+                "its server cannot be reached: {error}{}",
+                cause.unwrap_or_default()
+            )
+        })?;
+        let mut state = self.state();
+        if response.status() == StatusCode::NOT_FOUND && state.session.is_some() {
+            self.lost.notify_one();
+        }
+        if let Some(session) = response.headers().get(SESSION)
+            && session.len() <= SESSION_ID_BYTES_MAX
+        {
+            state.session = Some(session.clone());
+        }
+        Ok(response)
+    }
+
+    /// Asks for a stream, as it goes on behind an event. None when this server has no such thing.
+    async fn get(&self, last_id: Option<&HeaderValue>) -> Stream {
+        let mut request = self.empty(Method::GET);
+        let headers = request.headers_mut();
+        headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
+        if let Some(last_id) = last_id {
+            headers.insert("last-event-id", last_id.clone());
+        }
+        let response = self.send(request).await?;
+        let status = response.status();
+        if status.is_server_error() {
+            return Err(format!("its server answered with HTTP status {status}"));
+        }
+        let is_stream = status.is_success() && is(&response, "text/event-stream");
+        Ok(is_stream.then_some(response))
+    }
+
+    /// Ends the session, as far as the server cares.
+    pub(crate) async fn leave(&self) {
+        if self.state().session.is_some() {
+            let _ = timeout(LEAVE_MAX, self.send(self.empty(Method::DELETE))).await;
+        }
+    }
+
+    /// Takes note of which arguments of which tools are to be in headers, and leaves out the tools that clients may not
+    /// use for what they ask of headers.
+    pub(crate) fn learn(&self, tools: &mut Vec<Raw>, mut refuse: impl FnMut(String)) {
+        let mut all = HashMap::new();
+        tools.retain(|tool| {
+            let name = Object::parse(tool).and_then(|tool| tool.text("name"));
+            match mirror::of_tool(tool) {
+                Ok(mirrored) => {
+                    if let (false, Some(name)) = (mirrored.is_empty(), name) {
+                        all.insert(name, mirrored);
+                    }
+                    true
+                }
+                Err(why) => {
+                    refuse(format!(
+                        "its tool {:?} is left out: {why}",
+                        name.unwrap_or_default()
+                    ));
+                    false
+                }
+            }
+        });
+        self.state().mirrored = all;
+    }
+
+    /// A request of the older revisions with what every one has.
+    fn empty(&self, method: Method) -> Request<Full<Bytes>> {
+        let mut request = Request::new(Full::default());
+        *request.method_mut() = method;
+        *request.uri_mut() = self.url.clone();
+        let headers = request.headers_mut();
+        if let Some(authorization) = &self.authorization {
+            headers.insert(AUTHORIZATION, authorization.clone());
+        }
+        let state = self.state();
+        if let Some(session) = &state.session {
+            headers.insert(SESSION, session.clone());
+        }
+        if let Some(version) = &state.version {
+            headers.insert(VERSION, version.clone());
+        }
+        request
+    }
+
     fn request(&self, line: Bytes, revision: Revision) -> Result<Request<Full<Bytes>>, String> {
         let body = line.slice(..line.len().saturating_sub(1));
-        let mut request = Request::new(Full::new(body.clone()));
-        *request.method_mut() = Method::POST;
-        *request.uri_mut() = self.url.clone();
+        let mut request = self.empty(Method::POST);
+        *request.body_mut() = Full::new(body.clone());
         let headers = request.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(
             ACCEPT,
             HeaderValue::from_static("application/json, text/event-stream"),
         );
-        if let Some(authorization) = &self.authorization {
-            headers.insert(AUTHORIZATION, authorization.clone());
+        if revision == Revision::Legacy {
+            return Ok(request);
         }
-        let state = self.state();
-        if let Some(session) = &state.session {
-            headers.insert("mcp-session-id", session.clone());
-        }
-        if revision == Revision::Modern {
-            headers.insert("mcp-protocol-version", HeaderValue::from_static(MODERN));
-            if let Ok(Message::Request { method, params, .. } | Message::Notification { method, params }) =
-                parse(&body)
-            {
-                let invalid = |_| "a name that no header may have".to_owned();
-                headers.insert("mcp-method", HeaderValue::from_str(&method).map_err(invalid)?);
-                let params = Object::of(params).unwrap_or_default();
-                let name = match &*method {
-                    "tools/call" | "prompts/get" => params.text("name"),
-                    "resources/read" => params.text("uri"),
-                    _ => None,
-                };
-                if let Some(name) = name {
-                    headers.insert("mcp-name", HeaderValue::from_str(&name).map_err(invalid)?);
-                }
+        headers.insert(VERSION, HeaderValue::from_static(MODERN));
+        let (method, params) = match parse(&body) {
+            Ok(Message::Request { method, params, .. } | Message::Notification { method, params }) => {
+                (method, params)
             }
-        } else if let Some(version) = &state.version {
-            headers.insert("mcp-protocol-version", version.clone());
+            _ => return Ok(request),
+        };
+        let value = |text: &str| {
+            let invalid = |_| "a name that no header may have".to_owned();
+            HeaderValue::from_str(&encoded(text)).map_err(invalid)
+        };
+        headers.insert("mcp-method", value(&method)?);
+        let params = Object::of(params).unwrap_or_default();
+        let name = match &*method {
+            "tools/call" | "prompts/get" => params.text("name"),
+            "resources/read" => params.text("uri"),
+            _ => None,
+        };
+        if let Some(name) = name {
+            headers.insert("mcp-name", value(&name)?);
+            if method == "tools/call"
+                && let Some(mirrored) = self.state().mirrored.get(&name)
+            {
+                mirror::put(headers, mirrored, &params);
+            }
         }
         Ok(request)
-    }
-}
-
-/// The machine's own certificates, read only when they are needed.
-fn tls(is_needed: bool) -> Result<rustls::ClientConfig, String> {
-    use hyper_rustls::ConfigBuilderExt;
-    let failed = |why: &dyn fmt::Display| format!("TLS cannot be set up: {why}");
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| failed(&error))?;
-    let builder = if is_needed {
-        builder.with_native_roots().map_err(|error| failed(&error))?
-    } else {
-        builder.with_root_certificates(rustls::RootCertStore::empty())
-    };
-    Ok(builder.with_no_client_auth())
-}
-
-async fn bounded(mut response: Response<hyper::body::Incoming>, bytes_max: usize) -> Result<Vec<u8>, String> {
-    let mut body = Vec::new();
-    while let Some(frame) = response.frame().await {
-        let frame = frame.map_err(|error| format!("its server broke off its answer: {error}"))?;
-        if let Some(data) = frame.data_ref() {
-            if body.len() + data.len() > bytes_max {
-                return Err(format!("its server answered with more than {bytes_max} bytes"));
-            }
-            body.extend_from_slice(data);
-        }
-    }
-    Ok(body)
-}
-
-/// Gives the data of server-sent events as they come.
-async fn events(
-    mut response: Response<hyper::body::Incoming>,
-    bytes_max: usize,
-    mut take: impl FnMut(&[u8]),
-) -> Result<(), String> {
-    let mut parser = Events::default();
-    while let Some(frame) = response.frame().await {
-        let frame = frame.map_err(|error| format!("its server broke off its answer: {error}"))?;
-        if let Some(data) = frame.data_ref() {
-            parser.push(data, bytes_max, &mut take)?;
-        }
-    }
-    Ok(())
-}
-
-#[derive(Debug, Default)]
-struct Events {
-    line: Vec<u8>,
-    data: Vec<u8>,
-}
-
-impl Events {
-    fn push(
-        &mut self,
-        mut bytes: &[u8],
-        bytes_max: usize,
-        mut take: impl FnMut(&[u8]),
-    ) -> Result<(), String> {
-        while let Some(at) = memchr::memchr(b'\n', bytes) {
-            self.line.extend_from_slice(&bytes[..at]);
-            bytes = &bytes[at + 1..];
-            let line = std::mem::take(&mut self.line);
-            let line = line.strip_suffix(b"\r").unwrap_or(&line);
-            if line.is_empty() {
-                let mut data = std::mem::take(&mut self.data);
-                if !data.is_empty() {
-                    one_line(&mut data);
-                    take(&data);
-                }
-            } else if let Some(data) = line.strip_prefix(b"data:") {
-                self.data
-                    .extend_from_slice(data.strip_prefix(b" ").unwrap_or(data));
-                self.data.push(b'\n');
-            }
-        }
-        self.line.extend_from_slice(bytes);
-        if self.line.len() + self.data.len() > bytes_max {
-            return Err(format!("its server sent an event of more than {bytes_max} bytes"));
-        }
-        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn events_come_in_any_pieces() {
-        let stream = b": hello\r\nid: 1\r\ndata: {\"a\":\r\ndata: 1}\r\n\r\ndata:\n\nevent: x\ndata:{}\n\n";
-        for size in 1..stream.len() {
-            let (mut parser, mut found) = (Events::default(), Vec::new());
-            for piece in stream.chunks(size) {
-                let take = |data: &[u8]| found.push(String::from_utf8_lossy(data).trim().to_owned());
-                parser.push(piece, 1000, take).unwrap();
-            }
-            found.retain(|data| !data.is_empty());
-            assert_eq!(found, ["{\"a\": 1}", "{}"]);
-        }
-        assert!(Events::default().push(&[b'x'; 2000], 1000, |_| ()).is_err());
-    }
 
     #[test]
     fn tokens_are_not_shown() {

@@ -153,3 +153,94 @@ async fn a_remote_plugin_in_both_revisions() {
     assert!(error.contains("401") && !error.contains("wrong\""), "{error}");
     far.gateway.stop().await;
 }
+
+/// A server that breaks off the stream of a call, and goes on with it where it is asked to. Gives what it was asked.
+async fn breaks_off(listener: TcpListener) -> Vec<String> {
+    let mut asked = Vec::new();
+    loop {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = Vec::new();
+        let head = loop {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).await.unwrap();
+            request.push(byte[0]);
+            if request.ends_with(b"\r\n\r\n") {
+                break String::from_utf8(std::mem::take(&mut request))
+                    .unwrap()
+                    .to_lowercase();
+            }
+        };
+        let length = head
+            .lines()
+            .find_map(|line| line.strip_prefix("content-length: "));
+        let mut body = vec![0; length.map_or(0, |length| length.parse().unwrap())];
+        stream.read_exact(&mut body).await.unwrap();
+        let message: Value = serde_json::from_slice(&body).unwrap_or_default();
+        let result =
+            |result: Value| json!({"jsonrpc": "2.0", "id": message["id"], "result": result}).to_string();
+        let (kind, answer) = match message["method"].as_str() {
+            Some("server/discover") => {
+                let error = json!({"code": -32601, "message": "unknown"});
+                (
+                    "application/json",
+                    json!({"jsonrpc": "2.0", "id": message["id"], "error": error}).to_string(),
+                )
+            }
+            Some("initialize") => {
+                let greeting = json!({"protocolVersion": "2025-11-25", "capabilities": {"tools": {}}});
+                ("application/json", result(greeting))
+            }
+            Some("tools/list") => (
+                "application/json",
+                result(json!({"tools": [{"name": "t", "inputSchema": {}}]})),
+            ),
+            Some("tools/call") => {
+                asked.push(message["id"].to_string());
+                ("text/event-stream", "id: first\nretry: 20\ndata: \n\n".to_owned())
+            }
+            None if head.starts_with("get ") && head.contains("last-event-id: ") => {
+                let last = head
+                    .lines()
+                    .find_map(|line| line.strip_prefix("last-event-id: "))
+                    .unwrap();
+                asked.push(last.to_owned());
+                // Once more for nothing, and then with the answer.
+                let answer = json!({"jsonrpc": "2.0", "id": asked[0].parse::<u64>().unwrap(), "result":
+                    {"content": [{"type": "text", "text": "at last"}]}});
+                let event = if asked.len() == 2 {
+                    "id: second\ndata:\n\n".to_owned()
+                } else {
+                    format!("id: third\ndata: {answer}\n\n")
+                };
+                ("text/event-stream", event)
+            }
+            _ => ("text/plain", String::new()),
+        };
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n",
+            answer.len()
+        );
+        let answer = format!("{head}Connection: close\r\n\r\n{answer}");
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        if asked.len() == 3 {
+            return asked;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_whose_stream_breaks_off() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://127.0.0.1:{}/mcp", listener.local_addr().unwrap().port());
+    let server = tokio::spawn(breaks_off(listener));
+    let source = Source::Remote(RemoteOptions { url, bearer: None });
+    let near = World::of(vec![PluginOptions::new("far", source)]).await;
+    let mut client = near.legacy(json!({})).await;
+    let answer = client.call("far__t", json!({})).await;
+    assert_eq!(crate::support::text(&answer), "at last", "{answer}");
+    assert_eq!(
+        timeout(MAX, server).await.unwrap().unwrap()[1..],
+        ["first", "second"]
+    );
+    near.gateway.stop().await;
+}
