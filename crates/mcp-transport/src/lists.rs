@@ -11,12 +11,15 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
 /// All of one kind of list, in bytes, and in pages.
 const LIST_BYTES_MAX: usize = 8 * 1024 * 1024;
 const LIST_PAGES_MAX: usize = 200;
 /// The least time between two readings of a plugin's lists.
 const LISTS_PAUSE: Duration = Duration::from_millis(50);
+/// The time before changes are listened for again, when that was broken off.
+const LISTEN_PAUSE: Duration = Duration::from_secs(10);
 /// A subscription lasts as long as it lasts.
 const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
@@ -148,13 +151,21 @@ pub(crate) async fn keep_subscriptions(plugin: &Arc<Plugin>) -> String {
         if can_subscribe && !wanted.is_empty() {
             filter.insert("resourceSubscriptions".into(), wanted.into_iter().collect());
         }
-        let mut params = Object::default();
-        let is_empty = filter.is_empty();
-        params.set("notifications", raw(&filter));
+        let filter = raw(&filter);
         let listening = async {
-            if !is_empty {
+            while filter.get() != "{}" {
+                let mut params = Object::default();
+                params.set("notifications", filter.clone());
+                let never = CancellationToken::new();
+                let method = "subscriptions/listen";
+                let ended = plugin.call(method, params, None, FOR_EVER, &never).await;
                 // Ended by the plugin, it is not asked for again: what it has to say was said.
-                let _ = ask(plugin, "subscriptions/listen", params, FOR_EVER).await;
+                if ended.is_ok() {
+                    break;
+                }
+                // Broken on the way, it is; and what changed meanwhile is looked up.
+                sleep(LISTEN_PAUSE).await;
+                plugin.lists_changed.notify_one();
             }
             pending::<()>().await;
         };

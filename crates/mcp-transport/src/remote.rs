@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep, timeout, timeout_at};
 
 /// What is shown of an answer that is no answer, in bytes.
 const SHOWN_BYTES_MAX: usize = 300;
@@ -171,7 +171,7 @@ impl Remote {
         if status.is_success() && is(&response, "text/event-stream") {
             let mut stream = Events::default();
             let ended = self
-                .read(response, &mut stream, &plugin, id, Some(LAST_WORDS_MAX))
+                .read(response, &mut stream, &plugin, id, LAST_WORDS_MAX)
                 .await;
             return match (id, revision) {
                 (Some(id), Revision::Legacy) => self.resume(&plugin, id, stream, ended).await,
@@ -207,7 +207,10 @@ impl Remote {
             };
             sleep(stream.retry()).await;
             ended = match self.get(Some(&last_id)).await {
-                Ok(Some(response)) => self.read(response, &mut stream, plugin, Some(id), None).await,
+                Ok(Some(response)) => {
+                    self.read(response, &mut stream, plugin, Some(id), Duration::ZERO)
+                        .await
+                }
                 Ok(None) => break,
                 Err(why) => Err(why),
             };
@@ -238,7 +241,10 @@ impl Remote {
                 None => self.get(stream.last_id.clone().as_ref()).await,
             };
             match answer {
-                Ok(Some(response)) => drop(self.read(response, &mut stream, plugin, None, None).await),
+                Ok(Some(response)) => drop(
+                    self.read(response, &mut stream, plugin, None, Duration::ZERO)
+                        .await,
+                ),
                 Ok(None) => return std::future::pending().await,
                 Err(_) => {}
             }
@@ -259,17 +265,19 @@ impl Remote {
         stream: &mut Events,
         plugin: &Plugin,
         id: Option<u64>,
-        after: Option<Duration>,
+        after: Duration,
     ) -> Result<(), String> {
         let bytes_max = plugin.options.limits.line_bytes_max;
         stream.restart();
+        let mut until = None;
         loop {
-            let is_answered = id.is_some_and(|id| !plugin.waits_for(id));
-            let frame = match (is_answered, after) {
-                (false, _) => response.frame().await,
+            if id.is_some_and(|id| !plugin.waits_for(id)) {
+                until.get_or_insert_with(|| Instant::now() + after);
+            }
+            let frame = match until {
+                None => response.frame().await,
                 // Read to its end, its connection serves again.
-                (true, Some(after)) => timeout(after, response.frame()).await.unwrap_or(None),
-                (true, None) => None,
+                Some(until) => timeout_at(until.into(), response.frame()).await.unwrap_or(None),
             };
             let Some(frame) = frame else { return Ok(()) };
             let frame = frame.map_err(|error| format!("its server broke off its answer: {error}"))?;
