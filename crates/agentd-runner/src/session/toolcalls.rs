@@ -57,7 +57,7 @@ impl ToolCalls {
             None => Reader::new(dir, last_written(store, session).await?),
         };
         let (reader, calls) = blocking(move || {
-            let calls = reader.next();
+            let calls = reader.read();
             (reader, calls)
         })
         .await;
