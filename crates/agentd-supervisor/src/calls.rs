@@ -145,7 +145,7 @@ impl Reader {
     ///
     /// # Errors
     /// When they cannot be read.
-    pub fn read(&mut self) -> io::Result<Vec<Call>> {
+    pub fn take(&mut self) -> io::Result<Vec<Call>> {
         loop {
             let Some((number, offset)) = self.at.or(self.first()?.map(|number| (number, 0))) else {
                 return Ok(Vec::new());
@@ -225,7 +225,7 @@ mod tests {
     fn all(reader: &mut Reader) -> Vec<u64> {
         let mut found = Vec::new();
         loop {
-            let calls = reader.read().unwrap();
+            let calls = reader.take().unwrap();
             if calls.is_empty() {
                 return found;
             }

@@ -57,7 +57,7 @@ impl ToolCalls {
             None => Reader::new(dir, last_written(store, session).await?),
         };
         let (reader, calls) = blocking(move || {
-            let calls = reader.read();
+            let calls = reader.take();
             (reader, calls)
         })
         .await;
