@@ -232,7 +232,7 @@ impl Inner {
         let id = info.id;
         let agent = info.agent.clone();
         let driver = Driver::new(Arc::clone(&self), info, lease, place.clone(), stop);
-        match driver.run(entry).await {
+        match Box::pin(driver.run(entry)).await {
             Ok(()) => {}
             // Another daemon goes on with it.
             Err(StoreError::ShuttingDown) => {}
