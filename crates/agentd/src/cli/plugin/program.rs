@@ -44,10 +44,9 @@ pub(crate) fn find(command: &[String], path: &str, workdir: Option<&Path>) -> Re
         Some(dir) if dir.is_dir() => format!("{} is a directory, and no program", dir.display()),
         Some(file) => format!("{} is not executable; chmod +x {0}", file.display()),
         None if program.contains('/') => format!("there is no program {}", candidates[0].display()),
-        None => format!(
-            "there is no program {program} in PATH ({}); install it, or write its whole path",
-            path
-        ),
+        None => {
+            format!("there is no program {program} in PATH ({path}); install it, or write its whole path")
+        }
     })
 }
 
