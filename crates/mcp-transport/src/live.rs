@@ -356,6 +356,10 @@ impl Life {
                 Err(_) => {}
             }
         }
-        initialize(plugin).await
+        match initialize(plugin).await {
+            // One that is slow to start has read the probe late, and may keep to the newer way from then on.
+            Err(why) if lifecycle == Lifecycle::Auto => discover(plugin).await.map_err(|_| why),
+            initialized => initialized,
+        }
     }
 }

@@ -11,9 +11,11 @@ use std::thread;
 
 /// A server that writes its lines itself, in the revision that its argument names.
 const SERVER: &str = r#"
-import json, os, sys
+import itertools, json, os, sys
 
-modern = sys.argv[1] == "modern"
+modern = sys.argv[1] != "legacy"
+# One that is slow to start finds two lines when it begins to read.
+backlog = [sys.stdin.readline(), sys.stdin.readline()] if sys.argv[1] == "late" else []
 NAMES = ["echo", "note_write", "count", "fails", "silent", "die", "picture"]
 TOOLS = [
     {"name": name, "description": f"Does {name}. More of it.\nA second line.", "inputSchema": {"type": "object"}}
@@ -40,7 +42,7 @@ def call(name, arguments):
     return None
 
 
-for line in sys.stdin:
+for line in itertools.chain(backlog, sys.stdin):
     message = json.loads(line)
     method = message["method"]
     if "id" not in message:
@@ -183,6 +185,15 @@ fn tools_are_listed_as_agents_see_them() {
             .sum();
         assert_eq!(listed["bytes"], of_seen);
     }
+}
+
+#[test]
+fn a_plugin_of_the_newer_revision_may_be_slow_to_start() {
+    let env = environment("");
+    server(&env, "late", "");
+    let listed = env.json(&["plugin", "tools", "notes"]);
+    assert_eq!(listed["revision"], "2026-07-28");
+    assert_eq!(env.ok(&["plugin", "call", "notes", "echo"]), "nothing\n");
 }
 
 #[test]
