@@ -238,7 +238,7 @@ mod tests {
         let temporary = tempfile::tempdir().unwrap();
         let dir = SessionDir::new(temporary.path().to_owned());
         let mut reader = Reader::new(&dir, 0);
-        assert!(all(&mut reader).is_empty());
+        assert_eq!(all(&mut reader), [0; 0]);
         let mut writer = Writer::new(&dir);
         assert_eq!(writer.write(7, vec![event("{}"), event("{}")]), 0);
         assert_eq!(all(&mut reader), [1, 2]);
@@ -252,7 +252,7 @@ mod tests {
             .open(dir.calls().join("1"))
             .unwrap();
         torn.write_all(b"{\"seq\":4,").unwrap();
-        assert!(all(&mut Reader::new(&dir, 3)).is_empty());
+        assert_eq!(all(&mut Reader::new(&dir, 3)), [0; 0]);
     }
 
     #[test]

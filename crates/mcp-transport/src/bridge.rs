@@ -3,14 +3,18 @@
 //! Standard library alone, and in one file, so that it can be compiled by itself into a small static executable that
 //! works in an image that holds nothing else (see `bridge_main.rs`). No async runtime: a thread for each direction.
 
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+/// The longest address of a socket, in bytes.
+const ADDRESS_BYTES_MAX: usize = 107;
 /// What is copied at once, in bytes.
 const COPY_BYTES: usize = 16 * 1024;
 /// A thread does nothing but copy.
@@ -34,6 +38,18 @@ fn copy(mut from: impl Read, mut to: impl Write) -> io::Result<()> {
     }
 }
 
+/// Connects to a socket whose path may be longer than a socket's address.
+fn connect(socket: &Path) -> io::Result<UnixStream> {
+    match (socket.parent(), socket.file_name()) {
+        (Some(above), Some(name)) if socket.as_os_str().len() > ADDRESS_BYTES_MAX => {
+            let above = File::open(above)?;
+            let short = format!("/proc/self/fd/{}", above.as_raw_fd());
+            UnixStream::connect(Path::new(&short).join(name))
+        }
+        _ => UnixStream::connect(socket),
+    }
+}
+
 /// Connects a program's two streams with the gateway's socket, until the gateway has ended the connection. When
 /// `input` ends the gateway is told, and what it still answers is passed on.
 ///
@@ -44,7 +60,7 @@ where
     R: Read + Send + 'static,
     W: Write,
 {
-    let stream = UnixStream::connect(socket)?;
+    let stream = connect(socket)?;
     let writer = stream.try_clone()?;
     thread::Builder::new().stack_size(STACK_BYTES).spawn(move || {
         // A gateway that has gone ends the other direction, too.
@@ -95,7 +111,7 @@ pub fn serve_http(listener: &TcpListener, socket: PathBuf) -> io::Result<()> {
 fn join(inside: &TcpStream, socket: &Path) -> io::Result<()> {
     // Small messages in both directions: without it, each waits for the other's acknowledgement.
     inside.set_nodelay(true)?;
-    let outside = UnixStream::connect(socket)?;
+    let outside = connect(socket)?;
     let (inside_too, outside_too) = (inside.try_clone()?, outside.try_clone()?);
     thread::Builder::new().stack_size(STACK_BYTES).spawn(move || {
         let _ = copy(&inside_too, &outside_too);
@@ -142,5 +158,25 @@ pub fn run(arguments: &[String], run_dir: &Path) -> Result<(), String> {
             }
             serve_http(&listener, socket).map_err(|error| format!("cannot listen on {address}: {error}"))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+
+    #[test]
+    fn a_socket_may_be_deep_below() {
+        let temporary = tempfile::tempdir().unwrap();
+        let above = temporary.path().join("a".repeat(120));
+        std::fs::create_dir(&above).unwrap();
+        let dir = File::open(&above).unwrap();
+        let listener = UnixListener::bind(format!("/proc/self/fd/{}/mcp.sock", dir.as_raw_fd())).unwrap();
+        let mut stream = connect(&above.join("mcp.sock")).unwrap();
+        stream.write_all(b"x").unwrap();
+        let mut byte = [0];
+        listener.accept().unwrap().0.read_exact(&mut byte).unwrap();
+        assert_eq!(&byte, b"x");
     }
 }

@@ -9,7 +9,7 @@ fn agents_without_a_network_call_tools_from_inside() {
     // What is in its environment; what it can read; and what the tools say.
     let script = format!(
         "{CLIENT}tool t__say '{{}}'; tool t__hidden '{{}}'; tool agentd__whoami '{{}}'; \
-         env | grep -c '^AGENTD_MCP_TOKEN=.'; ls /run/secrets 2>/dev/null"
+         env | grep -c '^AGENTD_MCP_TOKEN=.'; [ ! -e /run/secrets/TOKEN ]"
     );
     let more = "network = \"none\"\nplugins = [\"t\"]\n";
     let mut site = Site::new("", &[]);

@@ -61,3 +61,22 @@ async fn the_bridge_copies_in_both_directions() {
     timeout(MAX, bridge).await.unwrap().unwrap().unwrap();
     world.gateway.stop().await;
 }
+
+#[tokio::test]
+async fn a_lazy_plugin_is_started_by_the_first_request() {
+    let late = || {
+        let mut late = plugin("late", "legacy");
+        late.lazy = true;
+        late
+    };
+    let world = World::of(vec![late()]).await;
+    assert_eq!(world.gateway.tools(), []);
+    let listed = world.gateway.request("tools/list", serde_json::json!({}));
+    let listed = timeout(MAX, listed).await.unwrap().unwrap();
+    let name = listed["tools"][0]["name"].as_str().unwrap();
+    assert!(name.starts_with("late__"), "{listed}");
+    world.gateway.stop().await;
+    // One that nobody wanted.
+    let world = World::of(vec![late()]).await;
+    timeout(MAX, world.gateway.stop()).await.unwrap();
+}
