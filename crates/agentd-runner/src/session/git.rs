@@ -175,6 +175,7 @@ impl Git {
         }
         // A signal to agentd's group is not for git, which is to finish what it writes.
         command.process_group(0);
+        mask_as_users_do(&mut command);
         command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -247,6 +248,18 @@ impl Git {
         }
         Err(refused(at, arguments, &answer))
     }
+}
+
+/// Files in a user's checkout get the modes that the user's own git gives them; agentd's own mask would take every right
+/// away from everybody else.
+#[expect(unsafe_code, reason = "the mask of a child can be set in no other way")]
+fn mask_as_users_do(command: &mut Command) {
+    let mask = || {
+        rustix::process::umask(rustix::fs::Mode::WGRP | rustix::fs::Mode::WOTH);
+        Ok(())
+    };
+    // SAFETY: between fork and exec this is one system call, which takes no lock and allocates nothing.
+    unsafe { command.pre_exec(mask) };
 }
 
 /// The error of a command that did not succeed.

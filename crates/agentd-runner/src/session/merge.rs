@@ -13,6 +13,7 @@ use agentd_supervisor::dir::SessionDir;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 /// Files of a git directory that say that something is under way there, or is not as plain as we need it.
 const UNDER_WAY: [&str; 9] = [
@@ -184,9 +185,13 @@ fn is_committed(git: &Git, dir: &SessionDir, worktree: &Worktree, tip: &str) -> 
     is_clean(git, &view, true)
 }
 
+static MERGING: Mutex<()> = Mutex::new(());
+
 /// Merges, when nothing speaks against it. Changes the repository's branch and the files of where it is checked out;
 /// the worktree itself is left to the caller.
 pub(crate) fn merge(git: &Git, dir: &SessionDir, worktree: &Worktree) -> Result<WorkspaceReport, StepError> {
+    // Sessions that end together would take each other's half-moved files for somebody's changes.
+    let _one_at_a_time = MERGING.lock().unwrap_or_else(PoisonError::into_inner);
     let place = worktree.path.display();
     let stays = |why: String| {
         let branch = &worktree.branch;
@@ -391,6 +396,9 @@ fn move_files(
             ));
         }
     }
+    // What the index remembers of its files may be out of date: after a chown, a copy, a restored backup. That they are
+    // unchanged was just seen.
+    git.ask(at, &words(["update-index", "-q", "--refresh"]))?;
     let arguments = words(["read-tree", "-m", "-u", "--no-recurse-submodules", current, new]);
     let moved = git.ask(at, &arguments)?;
     if moved.code != 0 {

@@ -493,6 +493,43 @@ fn many_sessions_make_and_drop_worktrees_of_one_repository_at_once() {
 }
 
 #[test]
+fn sessions_that_end_together_are_all_merged() {
+    let scene = Scene::new();
+    std::thread::scope(|scope| {
+        for number in 0..6 {
+            let scene = &scene;
+            scope.spawn(move || {
+                let (id, worktree) = scene.put_up();
+                let name = format!("by-{number}");
+                scene.put(&worktree.path, &name, "x");
+                scene.commit(&worktree.path, &name);
+                let report = scene.finish(id, Merge);
+                assert_eq!(report.outcome, WorkspaceOutcome::Merged, "{}", report.message);
+            });
+        }
+    });
+    scene.assert_clean();
+    for number in 0..6 {
+        assert_eq!(scene.read(&format!("by-{number}")), "x");
+    }
+}
+
+#[test]
+fn what_the_index_remembers_may_be_out_of_date() {
+    let scene = Scene::new();
+    let (id, worktree) = scene.put_up();
+    scene.put(&worktree.path, "file", "one\n2\nthree\n");
+    scene.commit(&worktree.path, "work");
+    // As a restored backup has it: another file with the same content.
+    let file = scene.repository.join("file");
+    fs::copy(&file, scene.repository.join("copy")).unwrap();
+    fs::rename(scene.repository.join("copy"), &file).unwrap();
+    let report = scene.finish(id, Merge);
+    assert_eq!(report.outcome, WorkspaceOutcome::Merged, "{}", report.message);
+    assert_eq!(scene.read("file"), "one\n2\nthree\n");
+}
+
+#[test]
 fn a_set_up_that_was_killed_at_any_point_is_taken_down() {
     let scene = Scene::new();
     let common = scene.repository.join(".git");
