@@ -30,6 +30,10 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+/// So much of a refused request is read, and for so long.
+const REFUSED_BYTES_MAX: usize = 64 * 1024;
+const REFUSED_READ_MAX: Duration = Duration::from_secs(1);
+
 /// Connections at once. Further ones wait.
 const CONNECTIONS_MAX: usize = 64;
 /// Sessions at once. The oldest makes room.
@@ -192,6 +196,9 @@ impl Server {
             answer
                 .headers_mut()
                 .insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            // What was sent and is not read resets the connection, and the answer would be lost with it.
+            let unread = Limited::new(request.into_body(), REFUSED_BYTES_MAX).collect();
+            let _ = tokio::time::timeout(REFUSED_READ_MAX, unread).await;
             return answer;
         }
         if request.uri().path() != "/mcp" {

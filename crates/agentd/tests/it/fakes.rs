@@ -528,7 +528,7 @@ fn sessions_are_stopped_and_removed() {
     assert!(stderr.contains("`agentd sessions`"), "{stderr}");
     let stderr = place.env.fails(125, &["run", "abel"]);
     assert!(stderr.contains("did you mean \"able\"?"), "{stderr}");
-    let stderr = place.env.fails(65, &["reload"]);
+    let stderr = place.env.fails(78, &["reload"]);
     assert!(stderr.contains("nothing was changed"), "{stderr}");
 }
 
