@@ -141,9 +141,8 @@ impl Shared {
             add_nodes: tasks::specs(args.add_nodes, &key, self.reach())?,
             idempotency_key: Some(key),
         };
-        let asked = self.daemon.ask(Method::CompleteNode, &request, Again::Yes).await;
-        let completed: Completed = self.under(&lease, asked)?;
-        self.held.over(&lease);
+        let asked = self.daemon.ask(Method::CompleteNode, &request, Again::Yes);
+        let completed: Completed = self.ending(&lease, asked).await?;
         let mut shown = json!({ "completed": node_id, "event_id": completed.event_id });
         if !completed.node_ids.is_empty() {
             shown["added"] = shape::ids(&completed.node_ids);
