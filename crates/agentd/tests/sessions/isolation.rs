@@ -34,7 +34,7 @@ deny 'the other secrets' says cat "$SHM/$VICTIM/TOKEN"
 deny 'shared memory' says ls /dev/shm/
 deny 'the other transcript' says ls "$STATE/sessions/$VICTIM"
 deny 'the database' says find / -name 'agent_state.db*'
-deny 'sockets' says find / -name '*.sock'
+deny 'sockets that are not its own' says find / -name '*.sock' ! -path '/run/agentd/mcp*.sock'
 deny 'a process of the host' [ -e "/proc/$AGENT" ]
 deny 'the daemon' kill -0 "$DAEMON"
 deny 'writing to a context' put /run/agentd/context/docs/page
