@@ -1,6 +1,6 @@
 //! A session's files are found half-written, as after the machine went down, or are gone.
 
-use crate::crash_scene::{Asked, For, Scene, WAITS, over, show, supervisor};
+use crate::crash_scene::{Asked, For, Scene, WAITS, over, running, show, supervisor};
 use crate::support::wait_gone;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -92,6 +92,8 @@ fn half_written_files_have_a_clear_outcome() {
         let daemon = scene.env.daemon();
         let id = scene.run("a", "p");
         scene.printed(&id);
+        // Before that, what has no records has not begun.
+        running(&scene.env, &id);
         daemon.kill_9();
         let pid = supervisor(&id);
         kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
