@@ -172,7 +172,9 @@ impl From<RpcError> for Failure {
             Some(Reason::NodeNotFound) => Some("`agentd task status TASK` shows its nodes"),
             Some(Reason::SessionNotFound) => Some("`agentd sessions` lists the sessions there are"),
             Some(Reason::AgentNotFound) => Some("`agentd agents` lists the agents that are declared"),
-            Some(Reason::Storage) => Some("the daemon's log says more; `agentd db check` looks for damage"),
+            Some(Reason::Storage) => Some(
+                "make room if the disk is full; the daemon's log says more, and `agentd db check` looks for damage",
+            ),
             _ => None,
         };
         Self {

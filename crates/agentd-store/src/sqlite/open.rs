@@ -1,5 +1,6 @@
 //! Opening the file: the lock, the version, damage, the schema.
 
+use super::tx::files_to_spare;
 use super::{homes, maintenance};
 use crate::StoreOptions;
 use rusqlite::config::DbConfig;
@@ -505,7 +506,7 @@ fn re_anchor(conn: &Connection, options: &StoreOptions) -> rusqlite::Result<()> 
 }
 
 fn classify(path: &Path, doing: &'static str, source: rusqlite::Error) -> OpenError {
-    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase, ReadOnly};
+    use rusqlite::ErrorCode::{CannotOpen, DatabaseCorrupt, NotADatabase, ReadOnly};
     match source.sqlite_error_code() {
         Some(DatabaseCorrupt) => OpenError::Damaged {
             path: path.into(),
@@ -527,6 +528,11 @@ fn classify(path: &Path, doing: &'static str, source: rusqlite::Error) -> OpenEr
         Some(NotADatabase) => OpenError::NotOurs {
             path: path.into(),
             why: source.to_string(),
+        },
+        Some(CannotOpen) if let Err(source) = files_to_spare() => OpenError::Io {
+            path: path.into(),
+            doing,
+            source,
         },
         _ => OpenError::Sqlite {
             path: path.into(),

@@ -12,6 +12,8 @@ use crate::{Counters, StoreError, StoreOptions};
 use agentd_protocol::{EventId, Json, NodeId, NodeStatus, TaskId, TaskInfo, Timestamp};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::collections::HashMap;
+use std::fs::File;
+use std::io;
 use std::rc::Rc;
 
 /// Why a command came to nothing.
@@ -27,12 +29,24 @@ impl OpError {
     pub(super) fn into_store_error(self, doing: &'static str) -> StoreError {
         match self {
             Self::Refused(error) => error,
-            Self::Sql(source) => StoreError::Storage {
-                doing,
-                source: Box::new(source),
-            },
+            Self::Sql(source) => {
+                use rusqlite::ErrorCode::CannotOpen;
+                let short = match source.sqlite_error_code() {
+                    Some(CannotOpen) => files_to_spare().err(),
+                    _ => None,
+                };
+                let source = short.map_or_else(|| source.into(), Into::into);
+                StoreError::Storage { doing, source }
+            }
         }
     }
+}
+
+/// SQLite does not say that it was short of file descriptors. A database has three files: itself, its log and
+/// the log's index.
+pub(super) fn files_to_spare() -> io::Result<()> {
+    let files: io::Result<Vec<File>> = (0..3).map(|_| File::open("/dev/null")).collect();
+    files.map(drop)
 }
 
 impl From<rusqlite::Error> for OpError {

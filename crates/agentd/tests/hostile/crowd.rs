@@ -213,7 +213,7 @@ fn without_file_descriptors_newcomers_are_told_and_nothing_else_happens() {
 /// With hopelessly few it says so and ends; it neither hangs nor panics.
 #[test]
 fn with_too_few_files_to_live_the_daemon_says_so() {
-    for files in [8, 10, 12] {
+    for files in 8..=16 {
         let env = TestEnvironment::new();
         let output = starved(&env, files).expect_err("that few files are not enough");
         let stderr = String::from_utf8_lossy(&output.stderr);
