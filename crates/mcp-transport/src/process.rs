@@ -79,6 +79,22 @@ pub struct Started {
     pub stderr: OwnedFd,
 }
 
+/// The number of a child, and its standard input, output and error, for a [`Started`].
+///
+/// # Errors
+/// When one of them was not asked for, or is taken.
+pub fn taken(child: &mut tokio::process::Child) -> io::Result<(i32, [OwnedFd; 3])> {
+    let missing = || io::Error::other("a pipe is missing");
+    let pid = child
+        .id()
+        .and_then(|pid| i32::try_from(pid).ok())
+        .ok_or_else(missing)?;
+    let stdin = child.stdin.take().ok_or_else(missing)?.into_owned_fd()?;
+    let stdout = child.stdout.take().ok_or_else(missing)?.into_owned_fd()?;
+    let stderr = child.stderr.take().ok_or_else(missing)?.into_owned_fd()?;
+    Ok((pid, [stdin, stdout, stderr]))
+}
+
 impl fmt::Debug for Started {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Started")
@@ -106,14 +122,7 @@ impl Spawn for RuntimeSpawn {
         let mut command = tokio::process::Command::from(command);
         command.process_group(0).kill_on_drop(true);
         let mut child = command.spawn()?;
-        let missing = || io::Error::other("a pipe is missing");
-        let pid = child
-            .id()
-            .and_then(|pid| i32::try_from(pid).ok())
-            .ok_or_else(missing)?;
-        let stdin = child.stdin.take().ok_or_else(missing)?.into_owned_fd()?;
-        let stdout = child.stdout.take().ok_or_else(missing)?.into_owned_fd()?;
-        let stderr = child.stderr.take().ok_or_else(missing)?.into_owned_fd()?;
+        let (pid, [stdin, stdout, stderr]) = taken(&mut child)?;
         let ended = Box::pin(async move {
             match child.wait().await {
                 Ok(status) => status.to_string(),

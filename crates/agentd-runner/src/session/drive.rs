@@ -28,7 +28,7 @@ use agentd_protocol::{
     Json, OutcomeReason, SessionId, SessionInfo, SessionOutcome, SessionPhase, TriggerKind,
 };
 use agentd_store::session::{ChangeSession, SessionEvent, SessionLease, SessionNote};
-use agentd_store::{Command, Reply, StoreError};
+use agentd_store::{Command, Reply, Store, StoreError};
 use agentd_supervisor::control::{Control, ControlError, News};
 use agentd_supervisor::dir::SessionDir;
 use agentd_supervisor::follow::{FollowError, Follower};
@@ -511,21 +511,11 @@ impl Driver {
     }
 
     async fn look_for_end(&self, lease: &SessionLease) -> Result<Option<NodeEnd>, StoreError> {
-        let mut pause = Duration::from_millis(100);
-        loop {
-            match agree::node_end(&self.inner, self.info.id, lease).await {
-                Err(error @ StoreError::Storage { .. }) => {
-                    tracing::warn!(session = %self.info.id, %error, "will try again");
-                    tokio::select! {
-                        () = tokio::time::sleep(pause) => {}
-                        () = self.inner.closing.cancelled() => return Err(StoreError::ShuttingDown),
-                    }
-                    pause = (pause * 2).min(RETRY_MAX);
-                }
-                Err(StoreError::ShuttingDown) => return Err(StoreError::ShuttingDown),
-                // A task that is gone has no journal.
-                answer => return Ok(answer.unwrap_or_default()),
-            }
+        let look = || agree::node_end(&self.inner, self.info.id, lease);
+        match self.until_stored(look).await {
+            Err(StoreError::ShuttingDown) => Err(StoreError::ShuttingDown),
+            // A task that is gone has no journal.
+            answer => Ok(answer.unwrap_or_default()),
         }
     }
 
@@ -596,15 +586,19 @@ impl Driver {
         Ok(())
     }
 
-    // A full disk is no reason to lose a session: it is tried again until it works, or agentd is stopped.
     async fn submit(&self, command: Command) -> Result<Reply, StoreError> {
+        self.until_stored(|| answered(self.inner.store(), command.clone()))
+            .await
+    }
+
+    // A full disk is no reason to lose a session: it is tried again until it works, or agentd is stopped.
+    async fn until_stored<T, F>(&self, attempt: impl Fn() -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
         let mut pause = Duration::from_millis(100);
         loop {
-            let answer = match self.inner.store().submit(command.clone()).await {
-                Ok(ticket) => ticket.await,
-                Err(error) => Err(error),
-            };
-            match answer {
+            match attempt().await {
                 Err(error @ StoreError::Storage { .. }) => {
                     tracing::warn!(session = %self.info.id, %error, "will try again");
                     tokio::select! {
@@ -691,6 +685,10 @@ async fn wanted(stop: &mut watch::Receiver<Option<StopRequest>>) -> StopRequest 
     }
 }
 
+async fn answered(store: &dyn Store, command: Command) -> Result<Reply, StoreError> {
+    store.submit(command).await?.await
+}
+
 /// Extends a lease for as long as it lives.
 struct Heart {
     stop: CancellationToken,
@@ -714,11 +712,7 @@ impl Heart {
                     lease_id: lease.lease_id,
                     lease_secs: Some(inner.options.lease_secs),
                 });
-                let answer = match inner.store().submit(beat).await {
-                    Ok(ticket) => ticket.await,
-                    Err(error) => Err(error),
-                };
-                match answer {
+                match answered(inner.store(), beat).await {
                     Ok(_) | Err(StoreError::Storage { .. }) => {}
                     Err(StoreError::ShuttingDown) => return,
                     // The agent has ended its node and finishes; or its task was cancelled; or it was suspended for so long

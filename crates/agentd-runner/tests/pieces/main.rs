@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test, whatever goes wrong is a failure")]
 
+#[path = "../support/agent.rs"]
+mod agent;
 mod git;
 mod home;
 mod mission;

@@ -1,14 +1,13 @@
 //! What the tests share: an agentd's directories of their own, an agent, users.
 
-use agentd_config::{Agent, Network, RuntimeKind, WorkspaceMode, WorktreePolicy};
+use crate::agent::plain_agent;
+use agentd_config::{Agent, RuntimeKind};
 use agentd_protocol::SessionId;
 use agentd_runner::runtime::engine::Users;
 use agentd_runner::session::state::{Machine, StateDirs};
-use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// An ordinary user's number, for what root does for others.
 pub(crate) const OTHER: u32 = 4_200_001;
@@ -80,33 +79,8 @@ pub(crate) fn agent() -> Agent {
     Agent {
         name: "reviewer".into(),
         runtime: RuntimeKind::Process,
-        image: None,
-        oci_runtime: None,
-        harness: "custom".into(),
         command: vec!["/bin/true".into()],
-        prompt: None,
-        prompt_file: None,
-        workspace: None,
-        workspace_mode: WorkspaceMode::Directory,
-        worktree_policy: WorktreePolicy::Keep,
-        workdir: None,
-        allow_root_workspace: false,
-        credentials: Vec::new(),
-        context: Vec::new(),
-        skills: Vec::new(),
-        network: Network::None,
-        memory_bytes: None,
-        pids: None,
-        cpus: None,
-        timeout: None,
-        grace_period: Duration::from_secs(30),
-        replicas: 1,
-        capabilities: Vec::new(),
-        max_sessions: 1,
-        home_quota_bytes: None,
-        env: BTreeMap::new(),
-        plugins: Vec::new(),
-        tools: agentd_config::ToolPatterns::default(),
+        ..plain_agent()
     }
 }
 

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
+#[path = "../support/agent.rs"]
+mod agent;
 mod clearing;
 mod gvisor;
 mod isolation;

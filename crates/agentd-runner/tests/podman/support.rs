@@ -1,7 +1,8 @@
 //! A Podman of a test's own: its own storage, its own configuration, an image made on the spot. The machine's own is
 //! left alone. What a supervisor does is done here in a few lines, so that the engine is tested alone.
 
-use agentd_config::{Agent, Network, RuntimeKind, WorkspaceMode, WorktreePolicy};
+use crate::agent::plain_agent;
+use agentd_config::Agent;
 use agentd_protocol::SessionId;
 use agentd_runner::inside::{install_bridge, install_init};
 use agentd_runner::runtime::engine::{Built, Engine, Environment, Owner, Program, Users};
@@ -449,34 +450,8 @@ pub(crate) fn write(path: &Path, content: &[u8], mode: u32, (uid, gid): (u32, u3
 pub(crate) fn agent(name: &str) -> Agent {
     Agent {
         name: name.into(),
-        runtime: RuntimeKind::Podman,
         image: Some(IMAGE.into()),
-        oci_runtime: None,
-        harness: "custom".into(),
-        command: Vec::new(),
-        prompt: None,
-        prompt_file: None,
-        workspace: None,
-        workspace_mode: WorkspaceMode::Directory,
-        worktree_policy: WorktreePolicy::Keep,
-        workdir: None,
-        allow_root_workspace: false,
-        credentials: Vec::new(),
-        context: Vec::new(),
-        skills: Vec::new(),
-        network: Network::None,
-        memory_bytes: None,
-        pids: None,
-        cpus: None,
-        timeout: None,
-        grace_period: Agent::GRACE_PERIOD_DEFAULT,
-        replicas: 1,
-        capabilities: Vec::new(),
-        max_sessions: 1,
-        home_quota_bytes: None,
-        env: BTreeMap::new(),
-        plugins: Vec::new(),
-        tools: agentd_config::ToolPatterns::default(),
+        ..plain_agent()
     }
 }
 

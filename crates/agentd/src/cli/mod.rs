@@ -18,6 +18,7 @@ mod owner;
 pub(crate) mod plugin;
 mod reload;
 mod run;
+mod said;
 mod sessions;
 mod task;
 pub(crate) mod values;

@@ -1,7 +1,7 @@
 //! A plugin's process under a guard: whatever becomes of this program, the plugin and all that it has started ends.
 
 use super::{End, Guard, Order};
-use mcp_transport::process::{Spawn, Started};
+use mcp_transport::process::{Spawn, Started, taken};
 use nix::sys::signal::Signal;
 use std::ffi::OsString;
 use std::io;
@@ -39,15 +39,7 @@ impl Spawn for Guarded {
                 guard.current_dir(dir);
             }
         })?;
-        let missing = || io::Error::other("a pipe is missing");
-        let child = &mut guard.child;
-        let pid = child
-            .id()
-            .and_then(|pid| i32::try_from(pid).ok())
-            .ok_or_else(missing)?;
-        let stdin = child.stdin.take().ok_or_else(missing)?.into_owned_fd()?;
-        let stdout = child.stdout.take().ok_or_else(missing)?.into_owned_fd()?;
-        let stderr = child.stderr.take().ok_or_else(missing)?.into_owned_fd()?;
+        let (pid, [stdin, stdout, stderr]) = taken(&mut guard.child)?;
         Ok(Started {
             pid,
             ended: Box::pin(async move { shown(guard.ended().await) }),

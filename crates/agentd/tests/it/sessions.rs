@@ -59,13 +59,13 @@ fn detached(env: &TestEnvironment, args: &[&str]) -> String {
 
 /// The session of an `agentd run --json` that has just begun.
 #[track_caller]
-fn id_of(running: &mut Running) -> String {
+pub(crate) fn id_of(running: &mut Running) -> String {
     let line: Value = serde_json::from_str(&running.wait_stdout("session_id")).unwrap();
     line["session_id"].as_str().unwrap().to_owned()
 }
 
 #[track_caller]
-fn show(env: &TestEnvironment, session: &str) -> Value {
+pub(crate) fn show(env: &TestEnvironment, session: &str) -> Value {
     env.json(&["sessions", "show", session])["session"].take()
 }
 

@@ -1,6 +1,7 @@
 //! Tools in sessions: plugins behind the session's gateway, and agentd itself, called by agents that are shell scripts.
 
-use crate::support::{Daemon, Running, TestEnvironment, code, shown, wait_gone};
+use crate::sessions::{id_of, show};
+use crate::support::{Daemon, TestEnvironment, code, shown, wait_gone};
 use crate::tools_support::{CLIENT, SECRET, plugin};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -37,17 +38,6 @@ fn with(agents: &[String]) -> (TestEnvironment, Daemon) {
 
 fn dir(env: &TestEnvironment, session: &str) -> PathBuf {
     env.state().join("sessions").join(session)
-}
-
-#[track_caller]
-fn id_of(running: &mut Running) -> String {
-    let line: Value = serde_json::from_str(&running.wait_stdout("session_id")).unwrap();
-    line["session_id"].as_str().unwrap().to_owned()
-}
-
-#[track_caller]
-fn show(env: &TestEnvironment, session: &str) -> Value {
-    env.json(&["sessions", "show", session])["session"].take()
 }
 
 #[track_caller]

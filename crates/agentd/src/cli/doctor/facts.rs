@@ -1,5 +1,6 @@
 //! What there is on this machine. Every look is bounded in time and in length.
 
+use crate::cli::said::beginning;
 use crate::settings::Environment;
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use nix::sys::statvfs::statvfs;
@@ -11,7 +12,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 
 /// How long a program may take to say its version.
@@ -199,7 +199,11 @@ async fn answer(mut command: Command, patience: Duration) -> Result<String, Stri
     let talk = async {
         let mut child = command.spawn()?;
         let (out, err) = (child.stdout.take(), child.stderr.take());
-        let (out, err, status) = tokio::try_join!(all(out), all(err), child.wait())?;
+        let (out, err, status) = tokio::try_join!(
+            beginning(out, OUTPUT_BYTES_MAX),
+            beginning(err, OUTPUT_BYTES_MAX),
+            child.wait()
+        )?;
         Ok::<_, io::Error>((out, err, status))
     };
     match tokio::time::timeout(patience, talk).await {
@@ -211,19 +215,6 @@ async fn answer(mut command: Command, patience: Duration) -> Result<String, Stri
             Err(last.map_or_else(|| status.to_string(), |line| line.chars().take(300).collect()))
         }
     }
-}
-
-async fn all(stream: Option<impl AsyncRead + Unpin>) -> io::Result<String> {
-    let mut bytes = Vec::new();
-    if let Some(mut stream) = stream {
-        (&mut stream)
-            .take(OUTPUT_BYTES_MAX)
-            .read_to_end(&mut bytes)
-            .await?;
-        // What is longer is read away, so that the program can end.
-        tokio::io::copy(&mut stream, &mut tokio::io::sink()).await?;
-    }
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// How many ids `/etc/subuid` or `/etc/subgid` give a user.

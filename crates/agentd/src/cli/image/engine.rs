@@ -1,12 +1,12 @@
 //! Calls of Podman's for images, with the program and the surroundings that sessions have.
 
 use crate::cli::Context;
+use crate::cli::said::beginning;
 use crate::failure::{Exit, Failure};
 use agentd_runner::runtime::podman::PodmanSettings;
 use std::fs::File;
 use std::process::Stdio;
 use std::time::Duration;
-use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 
 /// Nobody's images are so many that a list is longer.
@@ -51,7 +51,10 @@ pub(super) async fn call(context: &Context, arguments: &[&str], talk: Talk) -> R
         .map_err(|error| not_started(program, &error))?;
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let talked = async {
-        let (out, err) = tokio::try_join!(bounded(stdout), bounded(stderr))?;
+        let (out, err) = tokio::try_join!(
+            beginning(stdout, OUTPUT_BYTES_MAX),
+            beginning(stderr, OUTPUT_BYTES_MAX)
+        )?;
         Ok::<_, std::io::Error>((child.wait().await?, out, err))
     };
     let what = format!("{program} {}", arguments.first().copied().unwrap_or_default());
@@ -93,17 +96,4 @@ fn not_started(program: &str, error: &std::io::Error) -> Failure {
         _ => Failure::config(format!("cannot run {program}: {error}"))
             .hint("the setting `podman` in agentd.toml names it"),
     }
-}
-
-async fn bounded(stream: Option<impl tokio::io::AsyncRead + Unpin>) -> std::io::Result<String> {
-    let mut bytes = Vec::new();
-    if let Some(mut stream) = stream {
-        (&mut stream)
-            .take(OUTPUT_BYTES_MAX)
-            .read_to_end(&mut bytes)
-            .await?;
-        // What is longer is read away, so that it can end.
-        tokio::io::copy(&mut stream, &mut tokio::io::sink()).await?;
-    }
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
