@@ -1,21 +1,24 @@
 //! agentd's side of a supervisor's life: starting one, and finding out whether one is there.
 
 use crate::dir::SessionDir;
+use crate::events;
 use crate::record::What;
 use crate::records::{Records, read_records};
 use crate::wire;
+use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
+use nix::sys::signal::SigSet;
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use std::ffi::OsString;
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
+};
+use std::ffi::{CString, OsStr, OsString};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 /// The descriptor on which a supervisor gets the locked lock.
 pub(crate) const LOCK_FD: RawFd = 3;
@@ -110,13 +113,31 @@ pub fn terminate(dir: &SessionDir) -> io::Result<bool> {
     Ok(true)
 }
 
+/// A supervisor that was started. It outlives whoever started it; as long as that one lives, it is to be waited for, or
+/// what the kernel remembers of it stays.
+#[derive(Debug)]
+#[must_use]
+pub struct Spawned(OwnedFd);
+
+impl Spawned {
+    /// Returns when it has ended. To be called where tokio's IO driver runs.
+    pub async fn reaped(self) {
+        let Ok(handle) = events::register(self.0) else {
+            return;
+        };
+        if handle.readable().await.is_ok() {
+            // Nothing of how it ended is of interest that is not in its records.
+            let _ = waitid(WaitId::PidFd(handle.get_ref().as_fd()), WaitIdOptions::EXITED);
+        }
+    }
+}
+
 /// Starts a supervisor for the session in `dir`: `program`, an absolute path, with `arguments` and the directory after them, must come to
-/// [`crate::supervisor_main`] before it starts a thread. It is nobody's child afterwards, so that nobody has to wait for
-/// it, and outlives whoever called. Blocks for about as long as starting a process takes.
+/// [`crate::supervisor_main`] before it starts a thread. Blocks for about as long as starting a process takes.
 ///
 /// # Errors
 /// [`SpawnError`]. No supervisor runs then that was not there before.
-pub fn spawn(program: &Path, arguments: &[OsString], dir: &SessionDir) -> Result<(), SpawnError> {
+pub fn spawn(program: &Path, arguments: &[OsString], dir: &SessionDir) -> Result<Spawned, SpawnError> {
     let io = |doing, path: PathBuf| move |source| SpawnError::Io { doing, path, source };
     let lock = OpenOptions::new()
         .read(true)
@@ -139,7 +160,7 @@ pub fn spawn(program: &Path, arguments: &[OsString], dir: &SessionDir) -> Result
         .custom_flags(libc::O_NOFOLLOW)
         .open(dir.supervisor_log())
         .map_err(io("open", dir.supervisor_log()))?;
-    start(program, arguments, dir, &lock, &socket, log).map_err(|source| SpawnError::Start {
+    start(program, arguments, dir, &lock, &socket, &log).map_err(|source| SpawnError::Start {
         program: program.to_owned(),
         source,
     })
@@ -157,85 +178,61 @@ fn listen(dir: &SessionDir) -> io::Result<UnixListener> {
     Ok(socket)
 }
 
+// By posix_spawn, which leaves this process's memory alone: a fork would copy the tables of all of it, and have the kernel
+// copy each page that is then written to.
 fn start(
     program: &Path,
     arguments: &[OsString],
     dir: &SessionDir,
     lock: &File,
     socket: &UnixListener,
-    log: File,
-) -> io::Result<()> {
-    // The numbers of the two must be free in the child when they are put there, but not in this process: a pipe of the
-    // standard library's, by which the child tells of its failure, would take them.
+    log: &File,
+) -> io::Result<Spawned> {
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    // None of them may have a number that another one gets in the child.
     let mut placeholders = Vec::new();
-    let lock = above(lock, &mut placeholders)?;
-    let socket = above(socket, &mut placeholders)?;
-    let mut command = Command::new(program);
-    command
-        .arg0("agentd")
-        .args(arguments)
-        .arg(std::path::absolute(dir.root())?)
-        // It is to hold no directory that somebody may want to unmount.
-        .current_dir("/")
-        .env_clear()
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(log);
-    let descriptors = [(lock.as_raw_fd(), LOCK_FD), (socket.as_raw_fd(), SOCKET_FD)];
-    detach(&mut command, descriptors);
-    // This is the one between, which ends at once; the standard library has heard from the other one whether the
-    // program could be started.
-    command.spawn()?.wait().map(|_| ())
+    let mut actions = PosixSpawnFileActions::init()?;
+    let mut handed_over = Vec::new();
+    for (fd, number) in [
+        (null.as_fd(), 0),
+        (null.as_fd(), 1),
+        (log.as_fd(), 2),
+        (lock.as_fd(), LOCK_FD),
+        (socket.as_fd(), SOCKET_FD),
+    ] {
+        let copy = above(fd, &mut placeholders)?;
+        actions.add_dup2(copy.as_raw_fd(), number)?;
+        handed_over.push(copy);
+    }
+    let mut attributes = PosixSpawnAttr::init()?;
+    attributes.set_flags(
+        PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF
+            | PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK
+            | PosixSpawnFlags::from_bits_retain(libc::POSIX_SPAWN_SETSID.into()),
+    )?;
+    attributes.set_sigmask(&SigSet::empty())?;
+    // Rust programs ignore it, and that is inherited.
+    attributes.set_sigdefault(&SigSet::from(nix::sys::signal::Signal::SIGPIPE))?;
+    let root = std::path::absolute(dir.root())?.into_os_string();
+    let argv: Vec<CString> = [OsStr::new("agentd")]
+        .into_iter()
+        .chain(arguments.iter().map(OsString::as_os_str))
+        .chain([root.as_os_str()])
+        .map(|word| CString::new(word.as_bytes()))
+        .collect::<Result<_, _>>()?;
+    let pid = posix_spawn::<_, _, CString>(program, &actions, &attributes, &argv, &[])?;
+    let pid = Pid::from_raw(pid.as_raw()).ok_or(Errno::SRCH)?;
+    // Nobody else waits for it, so that it is the same process.
+    Ok(Spawned(pidfd_open(pid, PidfdFlags::empty())?))
 }
 
 /// A copy with a number that is not one of those that a supervisor expects something at.
-fn above(fd: &impl std::os::fd::AsFd, placeholders: &mut Vec<OwnedFd>) -> io::Result<OwnedFd> {
+fn above(fd: BorrowedFd<'_>, placeholders: &mut Vec<OwnedFd>) -> io::Result<OwnedFd> {
     loop {
-        let copy = fd.as_fd().try_clone_to_owned()?;
+        let copy = fd.try_clone_to_owned()?;
         if copy.as_raw_fd() > SOCKET_FD {
             return Ok(copy);
         }
         placeholders.push(copy);
-    }
-}
-
-#[expect(
-    unsafe_code,
-    reason = "the standard library has no safe way to hand over descriptors or to leave nobody's child"
-)]
-fn detach(command: &mut Command, descriptors: [(RawFd, RawFd); 2]) {
-    let prepare = move || {
-        for (from, to) in descriptors {
-            check(unsafe { libc::dup2(from, to) })?;
-        }
-        // What this process itself was given by a careless parent is not for the supervisor. Kernels before 5.11 do not
-        // know the flag: then it stays.
-        unsafe {
-            libc::syscall(
-                libc::SYS_close_range,
-                SOCKET_FD + 1,
-                libc::c_uint::MAX,
-                libc::CLOSE_RANGE_CLOEXEC,
-            );
-        }
-        if check(unsafe { libc::fork() })? > 0 {
-            unsafe { libc::_exit(0) };
-        }
-        check(unsafe { libc::setsid() })?;
-        Ok(())
-    };
-    // SAFETY: between fork and exec only async-signal-safe calls are allowed. These are bare system calls on numbers that
-    // were made before (dup2, close_range, fork, _exit, setsid); nothing is allocated or locked. The descriptors written
-    // over are free here, or placeholders.
-    unsafe {
-        command.pre_exec(prepare);
-    }
-}
-
-fn check(result: libc::c_int) -> io::Result<libc::c_int> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(result)
     }
 }

@@ -485,7 +485,9 @@ impl Ready {
     pub(super) async fn start(&self, inner: &Inner) -> Result<(), SpawnError> {
         let program = inner.options.supervisor.clone();
         let dir = self.dir.clone();
-        blocking(move || spawn::spawn(&program.program, &program.args, &dir)).await
+        let spawned = blocking(move || spawn::spawn(&program.program, &program.args, &dir)).await?;
+        tokio::spawn(spawned.reaped());
+        Ok(())
     }
 }
 

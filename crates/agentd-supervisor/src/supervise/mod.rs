@@ -89,6 +89,8 @@ pub fn supervisor_main_as(dir: &Path, versions: Versions) -> ExitCode {
 
 fn supervise(dir: &SessionDir, versions: Versions) -> io::Result<()> {
     let (lock, socket) = inherited(dir)?;
+    // It is to hold no directory that somebody may want to unmount.
+    std::env::set_current_dir("/")?;
     harden()?;
     socket.set_nonblocking(true)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -120,6 +122,12 @@ fn inherited(dir: &SessionDir) -> io::Result<(File, UnixListener)> {
     let (lock, socket) = unsafe { (OwnedFd::from_raw_fd(LOCK_FD), OwnedFd::from_raw_fd(SOCKET_FD)) };
     for fd in [&lock, &socket] {
         rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC)?;
+    }
+    // What agentd itself was given by a careless parent is not for the supervisor: somebody may wait for the end of it.
+    // SAFETY: as above; nothing of this process has a higher number yet. Kernels before 5.9 do not know the call: then
+    // it stays.
+    unsafe {
+        libc::syscall(libc::SYS_close_range, SOCKET_FD + 1, libc::c_uint::MAX, 0);
     }
     Ok((lock.into(), socket.into()))
 }

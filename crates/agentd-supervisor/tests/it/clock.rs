@@ -30,7 +30,7 @@ fn start(session: &Session) {
     arguments.push(BINARY.into());
     session.write_spec();
     // It gives a supervisor no environment of its own.
-    spawn(Path::new("/usr/bin/env"), &arguments, &session.dir).unwrap();
+    drop(spawn(Path::new("/usr/bin/env"), &arguments, &session.dir).unwrap());
 }
 
 #[tokio::test]

@@ -105,14 +105,15 @@ impl Session {
         fs::write(self.dir.spec(), serde_json::to_vec(&self.spec).unwrap()).unwrap();
     }
 
-    pub(crate) fn start(&self) {
-        self.start_as(&[]);
+    /// The task waits for its end.
+    pub(crate) fn start(&self) -> tokio::task::JoinHandle<()> {
+        self.start_as(&[])
     }
 
-    pub(crate) fn start_as(&self, arguments: &[&str]) {
+    pub(crate) fn start_as(&self, arguments: &[&str]) -> tokio::task::JoinHandle<()> {
         self.write_spec();
         let arguments: Vec<_> = arguments.iter().map(Into::into).collect();
-        spawn(Path::new(BINARY), &arguments, &self.dir).unwrap();
+        tokio::spawn(spawn(Path::new(BINARY), &arguments, &self.dir).unwrap().reaped())
     }
 
     pub(crate) async fn control(&self) -> Control {

@@ -62,12 +62,12 @@ async fn orders_of_a_newer_version_are_refused_clearly() {
         serde_json::from_slice(&std::fs::read(session.dir.spec()).unwrap()).unwrap();
     spec["mood"] = "good".into();
     std::fs::write(session.dir.spec(), spec.to_string()).unwrap();
-    agentd_supervisor::spawn::spawn(BINARY.as_ref(), &[], &session.dir).unwrap();
+    drop(agentd_supervisor::spawn::spawn(BINARY.as_ref(), &[], &session.dir).unwrap());
     assert_eq!(exited(&session.ended().await).code, Some(4));
     // Orders that make no sense at all.
     let session = Session::sh("true");
     std::fs::write(session.dir.spec(), "{").unwrap();
-    agentd_supervisor::spawn::spawn(BINARY.as_ref(), &[], &session.dir).unwrap();
+    drop(agentd_supervisor::spawn::spawn(BINARY.as_ref(), &[], &session.dir).unwrap());
     assert_eq!(session.gone().await.records, []);
     assert!(!session.log().is_empty());
 }
