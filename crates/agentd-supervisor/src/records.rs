@@ -90,12 +90,12 @@ pub fn read_records(dir: &SessionDir) -> io::Result<Records> {
     Ok(found)
 }
 
-/// How far a record must have come before anything follows from it.
+/// How far what is written must have come before anything follows from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Durability {
+pub enum Durability {
     /// On disk.
     Disk,
-    /// With the kernel: it survives the end of every process, and a later record on disk takes it along.
+    /// With the kernel: it survives the end of every process. A later record on disk takes an earlier one along.
     Kernel,
 }
 

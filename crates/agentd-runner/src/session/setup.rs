@@ -26,6 +26,7 @@ use agentd_protocol::results::AcquiredNode;
 use agentd_store::session::HomeNumber;
 use agentd_store::{Command, StoreError, execute};
 use agentd_supervisor::dir::SessionDir;
+use agentd_supervisor::records::Durability;
 use agentd_supervisor::spawn::{self, SpawnError};
 use agentd_supervisor::spec::{PROTOCOL_VERSION, Spec, TranscriptLimits};
 use agentd_supervisor::tools::{TOKEN_FILE, TOKEN_VARIABLE, ToolsSpec};
@@ -472,6 +473,8 @@ impl Briefed {
         state::replace(
             &site.order.dir.spec(),
             &serde_json::to_vec(&spec).unwrap_or_default(),
+            // No supervisor outlives the machine's end, and none is started with orders from before it.
+            Durability::Kernel,
         )?;
         Ok(Ready {
             dir: site.order.dir,

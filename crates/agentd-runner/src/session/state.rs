@@ -20,6 +20,7 @@ use super::worktree::RECORD_FILE;
 use crate::runtime::engine::Users;
 use agentd_protocol::SessionId;
 use agentd_supervisor::dir::SessionDir;
+use agentd_supervisor::records::Durability;
 use rustix::fs::{self as rfs, AtFlags, CWD, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use std::ffi::{CString, OsStr};
@@ -371,8 +372,8 @@ pub(crate) fn write_new(
     Ok(())
 }
 
-/// Writes a file of agentd's own so that it is wholly there or not at all, also after the machine went down.
-pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), StepError> {
+/// Writes a file of agentd's own so that it is wholly there or not at all.
+pub(crate) fn replace(path: &Path, bytes: &[u8], durability: Durability) -> Result<(), StepError> {
     let (above, name) = tree::split(path)?;
     let mut temporary = name.clone().into_bytes();
     temporary.extend(b".new");
@@ -386,8 +387,13 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), StepError> {
             Mode::from_raw_mode(0o600),
         )?);
         file.write_all(bytes)?;
-        file.sync_all()?;
+        if durability == Durability::Disk {
+            file.sync_all()?;
+        }
         rfs::renameat(&above, &temporary, &above, &name)?;
+        if durability == Durability::Kernel {
+            return Ok(());
+        }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = rfs::openat(&above, c".", flags, Mode::empty())?;
         Ok(rfs::fsync(dir)?)

@@ -16,6 +16,7 @@ use crate::runtime::engine::Owner;
 use agentd_config::WorktreePolicy;
 use agentd_protocol::SessionId;
 use agentd_supervisor::dir::SessionDir;
+use agentd_supervisor::records::Durability;
 use serde::{Deserialize, Serialize};
 use std::ffi::OsStr;
 use std::fs::File;
@@ -397,7 +398,7 @@ fn write_record(dir: &SessionDir, worktree: &Worktree) -> Result<(), StepError> 
     let path = dir.root().join(RECORD_FILE);
     let text = serde_json::to_vec(worktree)
         .map_err(|error| StepError::io("write", &path)(io::Error::from(error)))?;
-    state::replace(&path, &text)
+    state::replace(&path, &text, Durability::Disk)
 }
 
 fn read_record(dir: &SessionDir) -> Result<Option<Worktree>, StepError> {

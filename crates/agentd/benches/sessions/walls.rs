@@ -9,9 +9,9 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// What a session of a process brings to disk besides the daemon's commits: its order (a file and its directory), its
-/// supervisor's directory, transcript (a file and its directory) and three records.
-const FSYNCS_BESIDE_COMMITS: f64 = 8.0;
+/// What a session of a process brings to disk besides the daemon's commits: its supervisor's
+/// directory, transcript (a file and its directory) and three records.
+const FSYNCS_BESIDE_COMMITS: f64 = 6.0;
 
 fn timed(times: &mut Histogram<u64>, took: Duration) {
     times.saturating_record(took.as_nanos() as u64);
