@@ -16,6 +16,7 @@ mod files;
 mod locks;
 mod plugins;
 mod programs;
+mod remote;
 mod runs;
 // Needs a daemon that runs sessions.
 mod sessions;
