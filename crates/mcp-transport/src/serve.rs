@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::UnixListener;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 /// What is read of a client at once, in bytes.
 const READ_BYTES: usize = 8 * 1024;
@@ -19,6 +19,16 @@ const READ_BYTES: usize = 8 * 1024;
 const CLIENTS_MAX: usize = 64;
 /// JSON-RPC leaves this to servers: too much at once.
 pub(crate) const OVERLOADED: i32 = -32000;
+
+/// What the requests under way may have brought together, of all clients, in bytes. Some copies of it are made.
+const REQUESTS_BYTES_MAX: usize = 32 * 1024 * 1024;
+const KIB: usize = 1024;
+
+/// Room for requests, in KiB: for one of the longest lines at least.
+pub(crate) fn room(line_bytes_max: usize) -> Arc<Semaphore> {
+    let kib = REQUESTS_BYTES_MAX.max(line_bytes_max) / KIB + 1;
+    Arc::new(Semaphore::new(kib.min(Semaphore::MAX_PERMITS)))
+}
 
 impl Gateway {
     /// Serves clients that connect, one JSON-RPC message a line, until the gateway is stopped. At most 64 at once;
@@ -29,7 +39,7 @@ impl Gateway {
     pub fn serve_unix(&self, listener: UnixListener) -> tokio::task::JoinHandle<std::io::Result<()>> {
         let inner = Arc::clone(&self.inner);
         tokio::spawn(async move {
-            let room = Arc::new(tokio::sync::Semaphore::new(CLIENTS_MAX));
+            let room = Arc::new(Semaphore::new(CLIENTS_MAX));
             loop {
                 let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
                     return Ok(());
@@ -177,6 +187,14 @@ impl Inner {
         let permit = Arc::clone(&connection.permits)
             .try_acquire_owned()
             .map_err(busy)?;
+        let kib = params.map_or(0, |params| params.get().len()).div_ceil(KIB);
+        let full = |_| {
+            let why = "the requests under way are too large to take another at once: wait for answers first";
+            RpcError::new(OVERLOADED, why)
+        };
+        let room = Arc::clone(&self.room)
+            .try_acquire_many_owned(u32::try_from(kib).unwrap_or(u32::MAX))
+            .map_err(full)?;
         let twice = || {
             RpcError::new(
                 code::INVALID_REQUEST,
@@ -222,7 +240,7 @@ impl Inner {
             if let Some(call) = answered.call {
                 call.tell(&inner);
             }
-            drop(permit);
+            drop((permit, room));
         });
         Ok(())
     }

@@ -177,12 +177,7 @@ impl Engine for Process {
             secret_env: program.secret_env.clone(),
             cwd: self.inside(environment).workdir,
             user: self.is_root().then_some((users.host_uid, users.host_gid)),
-            pids: environment
-                .agent
-                .pids
-                .or(Some(Agent::PIDS_DEFAULT))
-                .filter(|_| self.is_root())
-                .map(u64::from),
+            pids: self.is_root().then(|| processes_max(&environment.agent)),
         };
         Ok(Built {
             launch: Launch::Process(launch),
@@ -198,6 +193,13 @@ impl Engine for Process {
     fn found(&self) -> BoxFuture<'_, Result<Vec<SessionId>, EngineError>> {
         Box::pin(async { Ok(Vec::new()) })
     }
+}
+
+/// The kernel counts processes by user, and sessions in the same home have the same one: as many sessions as a replica has
+/// at once must find room for what each of them may have.
+fn processes_max(agent: &Agent) -> u64 {
+    let at_once = agent.max_sessions.div_ceil(agent.replicas.max(1)).max(1);
+    u64::from(agent.pids.unwrap_or(Agent::PIDS_DEFAULT)) * u64::from(at_once)
 }
 
 fn same(uid: u32, gid: u32, range_start: Option<u32>) -> Users {

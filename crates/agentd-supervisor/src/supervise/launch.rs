@@ -2,6 +2,7 @@
 
 use nix::errno::Errno;
 use nix::sys::prctl;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{getpid, getppid, setsid};
@@ -16,6 +17,11 @@ use std::process::Command;
 )]
 pub(super) fn prepare(command: &mut Command, processes_max: Option<u64>) {
     let supervisor = getpid();
+    // Nobody but root may have more than the hard limit.
+    let processes_max = processes_max.map(|max| match getrlimit(Resource::RLIMIT_NPROC) {
+        Ok((_, hard)) => max.min(hard),
+        Err(_) => max,
+    });
     let prepare = move || {
         setsid()?;
         umask(Mode::from_bits_truncate(0o022));
@@ -25,7 +31,7 @@ pub(super) fn prepare(command: &mut Command, processes_max: Option<u64>) {
             return Err(Errno::ESRCH.into());
         }
         if let Some(max) = processes_max {
-            nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NPROC, max, max)?;
+            setrlimit(Resource::RLIMIT_NPROC, max, max)?;
         }
         SigSet::empty().thread_set_mask()?;
         // Nothing of ours is open in a child anyway; this is for what a library might open otherwise. Kernels before

@@ -13,9 +13,11 @@ mod daemon;
 mod documents;
 mod fakes;
 mod files;
+mod flood;
 mod locks;
 mod plugins;
 mod programs;
+mod remote;
 mod runs;
 // Needs a daemon that runs sessions.
 mod sessions;

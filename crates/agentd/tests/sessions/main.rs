@@ -24,5 +24,6 @@ mod smoke;
 mod support;
 mod survey;
 mod tools;
+mod tools_crowd;
 #[path = "../support/tools.rs"]
 mod tools_support;

@@ -45,7 +45,7 @@ impl CallArgs {
         let (result, outcome) = trial::run(context, plugin, &self.terms, async |trial: &mut Trial| {
             let name = tool(plugin, &self.tool, &trial.gateway.tools())?;
             let answer = trial.gateway.call(&name, arguments).await;
-            let result = answer.map_err(|error| refused(&self.tool, &error.to_string()))?;
+            let result = answer.map_err(|error| refused(&self.tool, &trial.redacted(&error.to_string())))?;
             let outcome = trial.events().into_iter().find_map(|event| match event {
                 Event::Call(call) => Some(call.outcome),
                 _ => None,

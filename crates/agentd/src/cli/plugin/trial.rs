@@ -25,10 +25,16 @@ const EVENTS_MAX: usize = 1024;
 /// A plugin that is ready.
 pub(super) struct Trial {
     pub(super) gateway: Gateway,
+    redactor: Redactor,
     events: Receiver<Event>,
 }
 
 impl Trial {
+    /// Without the plugin's secrets: for what is shown as an error.
+    pub(super) fn redacted(&self, text: &str) -> String {
+        self.redactor.redact_text(text)
+    }
+
     /// What has been told since this was asked last.
     pub(super) fn events(&mut self) -> Vec<Event> {
         std::iter::from_fn(|| self.events.try_recv().ok()).collect()
@@ -70,7 +76,8 @@ pub(super) async fn run<T>(
     let (sink, events) = ChannelSink::new(EVENTS_MAX);
     let mut options = GatewayOptions::new(vec![options]);
     options.events = Arc::new(sink);
-    options.redact = Arc::new(move |text: &str| redactor.redact_text(text));
+    let redacts = redactor.clone();
+    options.redact = Arc::new(move |text: &str| redacts.redact_text(text));
     options.spawn = Arc::new(Guarded);
     let _ended = EndTree;
     let gateway = tokio::select! {
@@ -78,7 +85,11 @@ pub(super) async fn run<T>(
         () = signals.next() => return Err(interrupted()),
         started = Gateway::start(options) => started.map_err(|error| not_started(plugin, &error, start_max))?,
     };
-    let mut trial = Trial { gateway, events };
+    let mut trial = Trial {
+        gateway,
+        redactor,
+        events,
+    };
     let outcome = tokio::select! {
         biased;
         () = signals.next() => Err(interrupted()),
