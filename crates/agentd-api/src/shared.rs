@@ -143,7 +143,16 @@ impl Shared {
 
     pub(crate) async fn health(&self) -> Health {
         let (status, database) = match self.query(Query::Ping(NoParams {})).await {
-            Ok(_) => ("ok", "ok".to_owned()),
+            Ok(_) => match self.store.counters().failed_since_commit {
+                0 => ("ok", "ok".to_owned()),
+                failed => (
+                    "degraded",
+                    format!(
+                        "it can be read, but writing failed the last {failed} times (the log says why; is its disk full?): \
+                         changes are refused, and what has ended meanwhile is shown as it was before"
+                    ),
+                ),
+            },
             Err(error) => ("degraded", error.to_string()),
         };
         Health {
