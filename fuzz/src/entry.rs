@@ -319,6 +319,7 @@ fn sort(request: Request) -> Option<Asked> {
         | R::SubscribeJournal(_)
         | R::ReadTranscript(_)
         | R::Reload(_)
+        | R::StepAside(_)
         | R::BackupDatabase(_)
         | R::RestoreDatabase(_) => return None,
     })

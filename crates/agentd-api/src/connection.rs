@@ -285,6 +285,10 @@ impl Connection {
                 Some(Err(error)) => self.write::<()>(id, Err(error.into())),
                 None => false,
             },
+            Read::StepAside => match shared.step_aside() {
+                Ok(done) => self.write(id, Ok(&done)),
+                Err(error) => self.write::<()>(id, Err(error)),
+            },
             // Not answered here: it ends the loop that this is called from.
             Read::Subscribe(_) => true,
         };

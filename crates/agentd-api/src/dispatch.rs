@@ -31,6 +31,8 @@ pub(crate) enum Read {
     Metrics,
     /// The server itself knows.
     WhoAmI,
+    /// The server itself knows.
+    StepAside,
     /// The connection changes its nature.
     Subscribe(SubscribeJournal),
     /// The request is refused as it stands.
@@ -109,6 +111,7 @@ fn sort(request: Request) -> Work {
         R::DescribeInterface(_) => return Work::Read(Read::DescribeInterface),
         R::Health(_) => return Work::Read(Read::Health),
         R::Metrics(_) => return Work::Read(Read::Metrics),
+        R::StepAside(_) => return Work::Read(Read::StepAside),
         R::WhoAmI(_) => return Work::Read(Read::WhoAmI),
         R::SubscribeJournal(params) => return Work::Read(Read::Subscribe(params)),
         R::TaskStatus(params) => return Work::Read(Read::Query(Query::TaskStatus(params))),

@@ -5,6 +5,7 @@ use agentd_store::Store;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 /// What [`crate::Server::bind`] needs to know.
 #[derive(Clone, Debug)]
@@ -15,6 +16,8 @@ pub struct ServerOptions {
     pub store: Arc<dyn Store>,
     /// What runs sessions; without it every request about them is refused.
     pub sessions: Option<Arc<dyn Sessions>>,
+    /// Cancelled when somebody asks this server to make way for another; without it that is refused.
+    pub step_aside: Option<CancellationToken>,
     /// Who may do what.
     pub roles: RolePolicy,
     /// How long a lease lasts that names no length of its own, in seconds: shown by `Health` and `Metrics`.
@@ -39,6 +42,7 @@ impl ServerOptions {
             socket_path: socket_path.into(),
             store,
             sessions: None,
+            step_aside: None,
             roles: RolePolicy::default(),
             running_timeout_secs: 300,
             context_event_limit: 50,

@@ -7,8 +7,8 @@ use crate::sessions::{SessionsError, SessionsReply, SessionsRequest, SessionsRes
 use crate::slots::Slots;
 use agentd_protocol::methods::describe_interface;
 use agentd_protocol::requests::NoParams;
-use agentd_protocol::results::{DatabaseMetrics, Health, Metrics, RuntimeMetrics, WhoAmI};
-use agentd_protocol::{Json, Method};
+use agentd_protocol::results::{DatabaseMetrics, Health, Metrics, Ok as Done, RuntimeMetrics, WhoAmI};
+use agentd_protocol::{Json, Method, Reason, RpcError};
 use agentd_store::{Query, Reply, Store, StoreError, StoreResult};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -33,6 +33,7 @@ pub(crate) struct Shared {
     running_timeout_secs: u64,
     context_event_limit: u32,
     interface: OnceLock<Json>,
+    step_aside: Option<CancellationToken>,
 }
 
 /// Counted since the server started.
@@ -76,6 +77,7 @@ impl Shared {
             running_timeout_secs: options.running_timeout_secs,
             context_event_limit: options.context_event_limit,
             interface: OnceLock::new(),
+            step_aside: options.step_aside.clone(),
         }
     }
 
@@ -129,9 +131,28 @@ impl Shared {
         self.interface.get_or_init(|| Json::from(describe_interface()))
     }
 
+    /// Asks whoever runs this server to make way for another.
+    pub(crate) fn step_aside(&self) -> Result<Done, RpcError> {
+        let Some(asked) = &self.step_aside else {
+            let why = "this daemon was started as one, and makes way for no other; stop it first (SIGTERM)";
+            return Err(RpcError::refused(Reason::WrongState, why));
+        };
+        asked.cancel();
+        Ok(Done { ok: true })
+    }
+
     pub(crate) async fn health(&self) -> Health {
         let (status, database) = match self.query(Query::Ping(NoParams {})).await {
-            Ok(_) => ("ok", "ok".to_owned()),
+            Ok(_) => match self.store.counters().failed_since_commit {
+                0 => ("ok", "ok".to_owned()),
+                failed => (
+                    "degraded",
+                    format!(
+                        "it can be read, but writing failed the last {failed} times (the log says why; is its disk full?): \
+                         changes are refused, and what has ended meanwhile is shown as it was before"
+                    ),
+                ),
+            },
             Err(error) => ("degraded", error.to_string()),
         };
         Health {

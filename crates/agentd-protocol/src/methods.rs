@@ -144,6 +144,8 @@ methods! {
     ReadTranscript, "read_transcript", Operator, q::ReadTranscript => r::TranscriptPage;
     /// Reads agentd.toml again. A file that cannot be used changes nothing.
     Reload, "reload", Operator, q::NoParams => r::Reloaded;
+    /// Asks an `agentd run` that is the daemon itself to make way for one that starts. A daemon refuses it.
+    StepAside, "step_aside", Operator, q::NoParams => r::Ok;
     /// Who the caller is, and what the caller may do.
     WhoAmI, "who_am_i", Observer, q::NoParams => r::WhoAmI;
     /// Writes a copy of the database to a new file, while the daemon goes on.

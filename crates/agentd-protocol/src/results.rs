@@ -276,7 +276,7 @@ pub struct Subscribed {
 /// Whether the daemon works.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Health {
-    /// `ok`
+    /// `ok` or `degraded`.
     pub status: String,
     /// `ok`, or what is wrong.
     pub database: String,

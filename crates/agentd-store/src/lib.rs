@@ -133,6 +133,8 @@ pub struct Counters {
     pub commits: u64,
     /// Commands in them.
     pub committed_changes: u64,
+    /// Transactions that failed since the last one that was committed.
+    pub failed_since_commit: u64,
 }
 
 /// A command's answer, to be awaited. Dropping it does not undo the command, with one exception: a leased

@@ -13,7 +13,7 @@
 
 use crate::cli::Context;
 use crate::console::Tone;
-use crate::daemon::{Instance, StartError};
+use crate::daemon::{Instance, StartError, Tenure};
 use crate::failure::Failure;
 use agentd_client::{Client, ClientError};
 use agentd_protocol::journal::action;
@@ -22,6 +22,7 @@ use agentd_protocol::results::WhoAmI;
 use agentd_protocol::{Method, Reason};
 use std::io::ErrorKind;
 use std::time::Duration;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 /// How long a run waits for a daemon that went away to come back before it becomes the daemon itself: a restart
@@ -29,10 +30,10 @@ use tokio::time::Instant;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long somebody else may hold the database without answering on the socket: a daemon that starts on a long
 /// log, or ends.
-const TAKEN_PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const TAKEN_PATIENCE: Duration = Duration::from_secs(30);
 /// Between two attempts to connect. The kernel tells nobody when a socket begins to listen.
-const PAUSE_MIN: Duration = Duration::from_millis(10);
-const PAUSE_MAX: Duration = Duration::from_millis(250);
+pub(crate) const PAUSE_MIN: Duration = Duration::from_millis(10);
+pub(crate) const PAUSE_MAX: Duration = Duration::from_millis(250);
 
 /// True when nobody listens, as opposed to somebody who does not want us.
 pub(crate) fn nobody_listens(error: &ClientError) -> bool {
@@ -131,6 +132,8 @@ impl<'a> Reconnect<'a> {
 pub(crate) struct Host<'a> {
     context: &'a Context,
     embedded: Option<Instance>,
+    // An embedded one that makes way. It ends in order whoever waits for that.
+    leaving: Option<JoinHandle<()>>,
 }
 
 impl<'a> Host<'a> {
@@ -142,6 +145,7 @@ impl<'a> Host<'a> {
         let mut host = Self {
             context,
             embedded: None,
+            leaving: None,
         };
         host.ensure(Duration::ZERO).await?;
         Ok(host)
@@ -152,21 +156,34 @@ impl<'a> Host<'a> {
     pub(crate) async fn keep(&mut self) -> Failure {
         loop {
             if let Some(instance) = &mut self.embedded {
-                return instance.ended().await;
+                // The borrow of the one ends before the other begins.
+                let asked = instance.step_aside.clone();
+                tokio::select! {
+                    failure = instance.ended() => return failure,
+                    () = asked.cancelled() => {}
+                }
+                self.leaving = self.embedded.take().map(|instance| tokio::spawn(instance.stop()));
             }
-            if let Err(failure) = self.until_gone().await {
-                return failure;
+            if self.leaving.is_some() {
+                self.left().await;
+                self.context
+                    .console
+                    .status("made way for a daemon that starts; waiting for it");
+            } else {
+                if let Err(failure) = self.until_gone().await {
+                    return failure;
+                }
+                self.context
+                    .console
+                    .status("the daemon has gone away; waiting for it to come back");
             }
-            self.context
-                .console
-                .status("the daemon has gone away; waiting for it to come back");
             if let Err(failure) = self.ensure(PATIENCE).await {
                 return failure;
             }
             let how = if self.embedded.is_some() {
-                "it did not; this run goes on as its own daemon"
+                "it did not come; this run goes on as its own daemon"
             } else {
-                "it is back"
+                "it is there"
             };
             self.context
                 .console
@@ -175,9 +192,18 @@ impl<'a> Host<'a> {
     }
 
     /// Ends the embedded daemon, if there is one: what is in flight is answered, the database is closed.
-    pub(crate) async fn stop(self) {
+    pub(crate) async fn stop(mut self) {
+        self.left().await;
         if let Some(instance) = self.embedded {
             instance.stop().await;
+        }
+    }
+
+    async fn left(&mut self) {
+        if let Some(leaving) = &mut self.leaving {
+            // A mistake in there ends that task, and with it the instance.
+            let _ = leaving.await;
+            self.leaving = None;
         }
     }
 
@@ -225,7 +251,7 @@ impl<'a> Host<'a> {
             }
             if began.elapsed() >= patience {
                 self.context.settings.prepare_home().map_err(Failure::config)?;
-                match Instance::start(self.context).await {
+                match Instance::start(self.context, Tenure::Lends).await {
                     Ok(instance) => {
                         for note in self
                             .context

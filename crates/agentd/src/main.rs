@@ -117,7 +117,11 @@ fn run_command(
     let runtime = if command.is_heavy() {
         daemon::process::ignore_file_size_signal();
         daemon::process::raise_open_files();
-        daemon::logging::begin(context.settings.log_filter.as_deref(), "agentd=warn", None)?;
+        match context.settings.log_filter.as_deref() {
+            // Whoever asks for a log gets one.
+            Some(filter) => daemon::logging::begin(Some(filter), "agentd=warn", None)?,
+            None => daemon::logging::begin_for_command(&context.console)?,
+        }
         many_threads()?
     } else {
         one_thread()?

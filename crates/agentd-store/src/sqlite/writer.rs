@@ -277,6 +277,10 @@ impl Writer {
                 if !self.database.conn.is_autocommit() {
                     let _ = self.database.conn.execute_batch("ROLLBACK");
                 }
+                self.counters
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .failed_since_commit += 1;
                 self.live = None;
                 self.look_again = !self.waiters.is_empty();
                 // What was over is still to be ended, but not at once: the disk has to recover.
@@ -380,6 +384,7 @@ impl Writer {
         counters.timeout_rollbacks += counted.timeout_rollbacks;
         counters.commits += 1;
         counters.committed_changes += answered;
+        counters.failed_since_commit = 0;
         drop(counters);
         let last_seq = self.live.as_ref().map_or(0, |live| live.last_seq);
         self.head

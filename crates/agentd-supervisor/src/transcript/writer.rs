@@ -16,6 +16,12 @@ const SEGMENT_BYTES_MAX: u64 = 1024 * 1024;
 const SEGMENT_BYTES_MIN: u64 = 4 * 1024;
 /// A chunk counts as at least so much, so that output in single bytes does not take many times what it may.
 const CHUNK_BYTES_COUNTED_MIN: u64 = HEADER_BYTES as u64;
+/// So much of a disk stays free when transcripts fill it, or this part of a smaller one: the daemon's database usually
+/// lies there, too, and without it no session's end can be written down.
+const RESERVE_BYTES_MAX: u64 = 8 * 1024 * 1024;
+const RESERVE_PART: u64 = 16;
+/// How often within the reserve's length the disk is looked at: many may write at once.
+const LOOKS_PER_RESERVE: u64 = 32;
 /// How long after a failed write nothing is tried: a full disk is not asked at every line.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
@@ -42,6 +48,8 @@ pub struct Writer {
     tail: VecDeque<Segment>,
     tail_counted: u64,
     pub(super) retry_at: Option<Instant>,
+    /// What may be written until the disk is looked at again, in bytes.
+    unlooked: u64,
     error: Option<io::Error>,
 }
 
@@ -88,6 +96,7 @@ impl Writer {
             tail: VecDeque::new(),
             tail_counted: 0,
             retry_at: None,
+            unlooked: 0,
             error: None,
         }
     }
@@ -152,16 +161,20 @@ impl Writer {
         if self.retry_at.is_some_and(|at| Instant::now() < at) {
             return false;
         }
-        let written = self.open(is_head).and_then(|current| {
-            let result = write_all(&mut current.file, header, chunk);
-            match result {
-                Ok(()) => current.file_bytes += (header.len() + chunk.len()) as u64,
-                // The half of a frame must not stand before a whole one. If even this fails, nothing comes after it:
-                // the segment is closed.
-                Err(_) => _ = current.file.set_len(current.file_bytes),
-            }
-            result
-        });
+        let length = (header.len() + chunk.len()) as u64;
+        let written = self
+            .leave_room(length)
+            .and_then(|()| self.open(is_head))
+            .and_then(|current| {
+                let result = write_all(&mut current.file, header, chunk);
+                match result {
+                    Ok(()) => current.file_bytes += length,
+                    // The half of a frame must not stand before a whole one. If even this fails, nothing comes after it:
+                    // the segment is closed.
+                    Err(_) => _ = current.file.set_len(current.file_bytes),
+                }
+                result
+            });
         match written {
             Ok(()) => {
                 self.retry_at = None;
@@ -175,6 +188,31 @@ impl Writer {
                 false
             }
         }
+    }
+
+    /// Looks every now and then whether the disk has more than its reserve.
+    fn leave_room(&mut self, length: u64) -> io::Result<()> {
+        if let Some(rest) = self.unlooked.checked_sub(length) {
+            self.unlooked = rest;
+            return Ok(());
+        }
+        // Without an answer writing decides.
+        let Ok(disk) = rustix::fs::statvfs(&self.dir) else {
+            return Ok(());
+        };
+        let bytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize);
+        let reserve = (bytes(disk.f_blocks) / RESERVE_PART).min(RESERVE_BYTES_MAX);
+        // A file system without a size says zero, and has no reserve.
+        if disk.f_blocks > 0 && bytes(disk.f_bavail) < reserve.saturating_add(length) {
+            self.unlooked = 0;
+            let why = format!(
+                "No space left but {} KiB, which are kept for agentd itself",
+                reserve / 1024
+            );
+            return Err(io::Error::new(io::ErrorKind::StorageFull, why));
+        }
+        self.unlooked = reserve / LOOKS_PER_RESERVE;
+        Ok(())
     }
 
     fn open(&mut self, is_head: bool) -> io::Result<&mut Current> {

@@ -1,10 +1,14 @@
 //! The log: to stderr, readable on a terminal, with priorities and without a second time stamp under journald.
 
+use crate::console::Console;
 use crate::failure::Failure;
+use std::fmt;
 use std::io::{self, IsTerminal, Stderr, Write};
-use tracing::{Level, Metadata};
+use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
+use tracing_subscriber::registry::LookupSpan;
 
 /// Begins to log. `filter` is what RUST_LOG says, or `default`.
 ///
@@ -35,6 +39,64 @@ pub(crate) fn begin(
             .try_init()
     };
     begun.map_err(|error| Failure::internal(format!("cannot begin to log: {error}")))
+}
+
+/// Begins to log for a command that is the daemon itself for a while: warnings and errors, as it says everything else.
+///
+/// # Errors
+/// When another log has begun.
+pub(crate) fn begin_for_command(console: &Console) -> Result<(), Failure> {
+    let console = console.clone();
+    let begun = tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new("agentd=warn"))
+        .event_format(Said)
+        .with_writer(move || Status {
+            console: console.clone(),
+        })
+        .try_init();
+    begun.map_err(|error| Failure::internal(format!("cannot begin to log: {error}")))
+}
+
+/// An event as a command says things: `warning: ` and the sentence.
+#[derive(Debug)]
+struct Said;
+
+impl<S, N> FormatEvent<S, N> for Said
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: format::Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let word = match *event.metadata().level() {
+            Level::ERROR => "error: ",
+            _ => "warning: ",
+        };
+        writer.write_str(word)?;
+        context.format_fields(writer, event)
+    }
+}
+
+/// Where it goes: above a progress bar, and nowhere when a program reads the command's output.
+#[derive(Debug)]
+struct Status {
+    console: Console,
+}
+
+impl Write for Status {
+    // The formatter writes an event with a single call.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.console.status(String::from_utf8_lossy(bytes).trim_end());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 // JOURNAL_STREAM is inherited by everything that a service starts; it counts only where stderr still is that

@@ -7,6 +7,7 @@ pub(crate) mod logging;
 pub(crate) mod process;
 mod retention;
 pub(crate) mod sessions;
+mod succeed;
 
 use crate::cli::Context;
 use crate::failure::{Exit, Failure};
@@ -35,7 +36,10 @@ pub(crate) async fn run(context: &Context) -> Result<Exit, Failure> {
     let mut hangups =
         process::hangups().map_err(|error| Failure::internal(format!("cannot handle signals: {error}")))?;
     settings.prepare_home().map_err(Failure::config)?;
-    let mut instance = Instance::start(context).await.map_err(Failure::from)?;
+    let mut instance = tokio::select! {
+        instance = succeed::start(context) => instance?,
+        signal = signals.next() => return Ok(Exit::Passed(process::exit_number(signal))),
+    };
 
     for warning in &settings.warnings {
         warn!("{warning}");
@@ -95,9 +99,20 @@ pub(crate) struct Instance {
     store: Arc<dyn Store>,
     sessions: Sessions,
     stop: CancellationToken,
+    /// Cancelled when another daemon asks for its place.
+    pub(crate) step_aside: CancellationToken,
     // None when it ended by itself.
     server: Option<JoinHandle<Result<(), ServerError>>>,
     retention: JoinHandle<()>,
+}
+
+/// Whether a daemon stays for as long as nobody ends it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tenure {
+    /// It was started as a daemon.
+    Stays,
+    /// It is one for want of another, and makes way for one that starts.
+    Lends,
 }
 
 /// Why a daemon did not start.
@@ -114,7 +129,7 @@ impl Instance {
     ///
     /// # Errors
     /// What is in the way, and what to do about it. Nothing was changed then.
-    pub(crate) async fn start(context: &Context) -> Result<Self, StartError> {
+    pub(crate) async fn start(context: &Context, tenure: Tenure) -> Result<Self, StartError> {
         let settings = &context.settings;
         if let Some((_, all)) = &settings.unusable {
             return Err(StartError::Other(Failure::config(all.clone())));
@@ -146,6 +161,8 @@ impl Instance {
             sessions: sessions.clone(),
             store: Arc::clone(&store),
         }));
+        let step_aside = CancellationToken::new();
+        options.step_aside = (tenure == Tenure::Lends).then(|| step_aside.clone());
         let server = Server::bind_claimed(claim, options)?;
         let stop = CancellationToken::new();
         let server = Some(tokio::spawn(server.serve(stop.clone())));
@@ -155,6 +172,7 @@ impl Instance {
             store,
             sessions,
             stop,
+            step_aside,
             server,
             retention,
         })
@@ -218,9 +236,11 @@ impl From<OpenError> for StartError {
     fn from(error: OpenError) -> Self {
         let message = error.to_string();
         match error {
-            OpenError::Locked { .. } => {
-                let failure = Failure::new(Exit::TryAgain, message);
-                Self::Taken(failure.hint("one daemon per database: talk to that one, or stop it first"))
+            OpenError::Locked { pid, .. } => {
+                let hint = i32::try_from(pid).ok().and_then(succeed::hint_about);
+                let hint = hint
+                    .unwrap_or_else(|| "one daemon per database: talk to that one, or stop it first".into());
+                Self::Taken(Failure::new(Exit::TryAgain, message).hint(hint))
             }
             OpenError::TooNew { .. } | OpenError::NotOurs { .. } => Self::Other(Failure::config(message)),
             OpenError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
@@ -235,8 +255,10 @@ impl From<ServerError> for StartError {
     fn from(error: ServerError) -> Self {
         let message = error.to_string();
         match error {
-            ServerError::AlreadyRunning { .. } | ServerError::InUse { .. } => {
-                Self::Taken(Failure::new(Exit::TryAgain, message))
+            ServerError::AlreadyRunning { pid, .. } | ServerError::InUse { pid, .. } => {
+                let mut failure = Failure::new(Exit::TryAgain, message);
+                failure.hint = pid.and_then(succeed::hint_about);
+                Self::Taken(failure)
             }
             _ => Self::Other(Failure::config(message)),
         }

@@ -161,9 +161,37 @@ fn a_daemon_that_comes_back_is_used_again() {
     run.wait_stderr("start second");
     daemon.stop();
     let daemon = env.daemon();
-    run.wait_stderr("it is back");
+    run.wait_stderr("it is there");
     env.write("go", "");
     assert!(run.output().status.success());
+    assert_eq!(log(&env), "first second third ");
+    daemon.stop();
+}
+
+#[test]
+fn a_daemon_that_starts_takes_the_place_of_a_run() {
+    let env = TestEnvironment::new();
+    env.write("plan.toml", STEPS);
+    let mut run = env.spawn(&["task", "run", "plan.toml"]);
+    run.wait_stderr("start second");
+    // Where it cannot be asked for its place, it is told what holds the database and what to do.
+    let socket = env.path("other.sock");
+    let stderr = env.fails(75, &["--socket", socket.to_str().unwrap(), "daemon"]);
+    assert!(
+        stderr.contains("`agentd task run`") && stderr.contains(&format!("kill -INT {}", run.pid())),
+        "{stderr}"
+    );
+    let daemon = env.daemon();
+    run.wait_stderr("made way");
+    run.wait_stderr("it is there");
+    assert_eq!(env.json(&["health"])["pid"], daemon.pid().as_raw());
+    // It makes way for nobody.
+    let stderr = env.fails(1, &["call", "StepAside"]);
+    assert!(stderr.contains("stop it first"), "{stderr}");
+    env.write("go", "");
+    let output = run.output();
+    assert!(output.status.success(), "{}", shown(&output));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "one\ntwo\nthree\n");
     assert_eq!(log(&env), "first second third ");
     daemon.stop();
 }

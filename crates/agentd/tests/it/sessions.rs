@@ -294,6 +294,29 @@ fn without_a_daemon_a_run_is_its_own() {
 }
 
 #[test]
+fn a_daemon_that_starts_takes_the_place_of_a_run() {
+    let env = TestEnvironment::new();
+    declare(
+        &env,
+        &[agent(
+            "a",
+            &format!("echo before; {WAIT}; echo after; exit 4"),
+            "",
+        )],
+    );
+    let mut running = env.spawn(&["--json", "run", "a"]);
+    let id = id_of(&mut running);
+    running.wait_stdout("before");
+    let daemon = env.daemon();
+    assert_eq!(env.json(&["health"])["pid"], daemon.pid().as_raw());
+    go(&env, &id);
+    let output = running.output();
+    assert_eq!(code(output.status), 4, "{}", shown(&output));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("after"));
+    assert_eq!(ended(&env, &id)["outcome"]["exit_code"], 4);
+}
+
+#[test]
 fn a_supervisor_that_is_killed_loses_its_session_and_says_so() {
     let (env, _daemon) = with(&[agent("a", &format!("echo $$; {WAIT}"), "")]);
     let mut running = env.spawn(&["--json", "run", "a"]);

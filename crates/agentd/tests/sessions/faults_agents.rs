@@ -265,6 +265,45 @@ fn a_full_disk_in_the_home_is_the_agents_own_trouble() {
 }
 
 #[test]
+fn transcripts_leave_the_database_room_and_health_says_when_there_is_none() {
+    let env = TestEnvironment::new();
+    let state = env.state();
+    fs::create_dir_all(&state).unwrap();
+    let disk = Disk::mount(&state, "size=32m,mode=700");
+    let prints = "head -c 50000000 /dev/zero | tr '\\0' x; exit 6";
+    env.write(".agentd/agentd.toml", &plain("prints", prints, ""));
+    let daemon = env.daemon();
+    assert_eq!(env.run(&["run", "prints"]).status.code(), Some(6));
+    let id = env.json(&["sessions"])["sessions"][0]["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let shown_text = env.ok(&["sessions", "show", &id]);
+    assert!(
+        shown_text.contains("No space left but 2048 KiB") && shown_text.contains("were not kept"),
+        "{shown_text}"
+    );
+    // The rest goes, too, to somebody else.
+    fs::write(state.join("filler"), vec![0; 4 << 20]).unwrap_err();
+    let mut wire = env.connect();
+    let large = json!({ "goal": "x".repeat(1000), "context": { "large": "x".repeat(500_000) }, "initial_nodes": [{}] });
+    let reason = wire.error("RegisterTask", large.clone())["data"]["reason"].take();
+    assert_eq!(reason, "storage");
+    let health = env.run(&["health"]);
+    let text = String::from_utf8_lossy(&health.stdout);
+    assert_eq!(health.status.code(), Some(2), "{}", shown(&health));
+    assert!(
+        text.contains("degraded") && text.contains("is its disk full?"),
+        "{text}"
+    );
+    fs::remove_file(state.join("filler")).unwrap();
+    wire.call("RegisterTask", large);
+    assert_eq!(env.json(&["health"])["status"], "ok");
+    daemon.stop();
+    drop(disk);
+}
+
+#[test]
 fn a_full_disk_under_the_sessions_loses_output_and_nothing_else() {
     let env = TestEnvironment::new();
     let state = env.state();
