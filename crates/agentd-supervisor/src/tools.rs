@@ -66,6 +66,9 @@ pub enum PluginSource {
         secret_env: BTreeMap<String, String>,
         /// Where it runs; in a directory of its own when absent.
         cwd: Option<PathBuf>,
+        /// The user that it runs as; the supervisor's own when absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        user: Option<ProcessUser>,
     },
     /// A server elsewhere.
     Remote {
@@ -74,6 +77,17 @@ pub enum PluginSource {
         /// The name of the secret that it is shown as a bearer token.
         token: Option<String>,
     },
+}
+
+/// A user, by numbers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessUser {
+    /// The user's.
+    pub uid: u32,
+    /// The first group's.
+    pub gid: u32,
+    /// All of the groups.
+    pub groups: Vec<u32>,
 }
 
 /// A gateway of these plugins. `secret` knows the values of secrets, `own_dir` makes the directories of those plugins that
@@ -120,6 +134,7 @@ pub fn plugin_options(
             env,
             secret_env,
             cwd,
+            user: _,
         } => {
             let mut all: Vec<(OsString, OsString)> = env
                 .iter()
