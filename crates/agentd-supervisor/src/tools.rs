@@ -50,6 +50,9 @@ pub struct PluginSpec {
     /// It is started when the first client connects, and not before.
     #[serde(default)]
     pub lazy: bool,
+    /// What agents tell it comes to it without the session's secrets.
+    #[serde(default)]
+    pub redacted: bool,
 }
 
 /// What a plugin is.
@@ -168,6 +171,7 @@ pub fn plugin_options(
     let mut options = PluginOptions::new(&spec.name, source);
     options.tools = spec.tools.clone();
     options.lazy = spec.lazy;
+    options.redacted = spec.redacted;
     options.limits = Limits {
         rate: spec.calls_per_minute.map(|calls| Rate {
             per_sec: f64::from(calls) / 60.0,

@@ -96,6 +96,7 @@ pub fn plugin(
         calls_per_minute: plugin.calls_per_minute,
         start_timeout_ms: millis(start_max),
         lazy: false,
+        redacted: false,
     })
 }
 
@@ -149,6 +150,8 @@ fn own(options: &ToolsOptions, whose: &Whose<'_>) -> Option<PluginSpec> {
         calls_per_minute: None,
         start_timeout_ms: millis(START_MAX),
         lazy: true,
+        // Results, events and errors of nodes are in the database for good, and for others to read.
+        redacted: true,
     })
 }
 

@@ -274,7 +274,11 @@ fn a_plugin_runs_as_the_user_that_is_named() {
     if !nix::unistd::geteuid().is_root() {
         let told = env.run(&["check"]);
         assert_eq!(code(told.status), 78);
-        assert!(shown(&told).contains("only a daemon of root's"), "{}", shown(&told));
+        assert!(
+            shown(&told).contains("only a daemon of root's"),
+            "{}",
+            shown(&told)
+        );
         return;
     }
     let nobody = nix::unistd::User::from_name("nobody")
@@ -386,6 +390,40 @@ fn an_agent_completes_its_node_by_its_tools() {
     assert!(status.to_string().contains("by"), "{status}");
     let calls = journal(&env, "SESSION_TOOL_CALL");
     assert_eq!(calls[0]["tool"], "node_complete");
+    daemon.stop();
+}
+
+#[test]
+fn what_an_agent_tells_agentd_is_kept_without_its_secrets() {
+    // As it is; as base64, by a shell; and written in JSON's escapes.
+    let script = "S=$(cat \"$CREDENTIALS_DIRECTORY/TOKEN\"); B=$(printf %s \"$S\" | base64); \
+                  tool agentd__node_event \"{\\\"payload\\\":{\\\"found\\\":\\\"it is $S, or $B\\\"}}\"; \
+                  tool agentd__task_register \"{\\\"goal\\\":\\\"use $S\\\"}\"; \
+                  tool agentd__node_complete \"{\\\"result\\\":{\\\"$S\\\":[\\\"$B\\\",\\\"\\\\u006fpen-sesame-1234\\\"]}}\"";
+    let (env, daemon) = with(&[agent("a", script, "credentials = [\"TOKEN\"]\n")]);
+    let mut wire = env.connect();
+    let task = wire.call(
+        "RegisterTask",
+        json!({ "goal": "g", "initial_nodes": [{ "name": "own", "work": { "kind": "agent", "agent": "a" } }] }),
+    );
+    wire.call(
+        "SubscribeJournal",
+        json!({ "from_seq": 1, "action_types": ["SESSION_ENDED"] }),
+    );
+    let ended = wire.line().unwrap();
+    assert!(ended.to_string().contains("completed"), "{ended}");
+    let mut wire = env.connect();
+    let status = wire.call("TaskStatus", json!({ "task_id": task["task_id"] }));
+    let result = &status["nodes"][0]["result_payload"];
+    assert_eq!(*result, json!({ "[redacted]": ["[redacted]", "[redacted]"] }));
+    let entries = wire.call("ReadJournal", json!({ "limit": 1000 })).to_string();
+    assert!(entries.contains("it is [redacted], or [redacted]"), "{entries}");
+    let tasks = wire.call("ListTasks", json!({})).to_string();
+    assert!(tasks.contains("use [redacted]"), "{tasks}");
+    let encoded = "b3Blbi1zZXNhbWUtMTIzNA";
+    for text in [&entries, &tasks, &status.to_string()] {
+        assert!(!text.contains(SECRET) && !text.contains(encoded), "{text}");
+    }
     daemon.stop();
 }
 
