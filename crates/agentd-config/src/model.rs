@@ -146,10 +146,12 @@ pub enum PluginSource {
     Command {
         /// The program and its arguments.
         command: Vec<String>,
-        /// Variables. It gets these, `PATH`, its credentials, and nothing else.
+        /// Variables. It gets these, `PATH`, `HOME`, its credentials, and nothing else.
         env: BTreeMap<String, String>,
         /// Where it is started; the session's own empty directory when absent.
         workdir: Option<PathBuf>,
+        /// The user that it runs as; agentd's own when absent.
+        user: Option<String>,
     },
     /// A server that speaks MCP over streamable HTTP.
     Url {

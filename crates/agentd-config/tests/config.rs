@@ -179,6 +179,7 @@ fn every_key_is_read() {
             command: vec!["forgejo-mcp".into(), "--read-only".into()],
             env: BTreeMap::from([("LANG".into(), "C.UTF-8".into())]),
             workdir: Some("/etc/agentd/work".into()),
+            user: None,
         },
         // A plugin has no files of secrets, only variables.
         credentials: vec![

@@ -13,7 +13,8 @@
 //!
 //! - [`spec`], [`tools`], [`record`] and [`dir`] are the contract: what a supervisor is told, what it tells, and where.
 //! - [`spawn`], [`control`], [`follow`], [`records`], [`calls`], [`transcript`] and [`sweep`] are for agentd.
-//! - [`supervisor_main`] is the process.
+//! - [`supervisor_main`] is the process. [`guard`]s stand between it and its plugins: its program must come to
+//!   [`guard::plugin_main`] when it is started with [`guard::PLUGIN_COMMAND`].
 //!
 //! *Architecture Invariant:* a supervisor needs no agentd for anything. It is told everything before it starts; what it
 //! tells is in files.
@@ -23,6 +24,7 @@ pub mod control;
 pub mod dir;
 mod events;
 pub mod follow;
+pub mod guard;
 mod lines;
 pub mod proc;
 pub mod record;

@@ -50,6 +50,9 @@ pub struct PluginSpec {
     /// It is started when the first client connects, and not before.
     #[serde(default)]
     pub lazy: bool,
+    /// What agents tell it comes to it without the session's secrets.
+    #[serde(default)]
+    pub redacted: bool,
 }
 
 /// What a plugin is.
@@ -66,6 +69,9 @@ pub enum PluginSource {
         secret_env: BTreeMap<String, String>,
         /// Where it runs; in a directory of its own when absent.
         cwd: Option<PathBuf>,
+        /// The user that it runs as; the supervisor's own when absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        user: Option<ProcessUser>,
     },
     /// A server elsewhere.
     Remote {
@@ -74,6 +80,17 @@ pub enum PluginSource {
         /// The name of the secret that it is shown as a bearer token.
         token: Option<String>,
     },
+}
+
+/// A user, by numbers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessUser {
+    /// The user's.
+    pub uid: u32,
+    /// The first group's.
+    pub gid: u32,
+    /// All of the groups.
+    pub groups: Vec<u32>,
 }
 
 /// A gateway of these plugins. `secret` knows the values of secrets, `own_dir` makes the directories of those plugins that
@@ -120,6 +137,7 @@ pub fn plugin_options(
             env,
             secret_env,
             cwd,
+            user: _,
         } => {
             let mut all: Vec<(OsString, OsString)> = env
                 .iter()
@@ -153,6 +171,7 @@ pub fn plugin_options(
     let mut options = PluginOptions::new(&spec.name, source);
     options.tools = spec.tools.clone();
     options.lazy = spec.lazy;
+    options.redacted = spec.redacted;
     options.limits = Limits {
         rate: spec.calls_per_minute.map(|calls| Rate {
             per_sec: f64::from(calls) / 60.0,

@@ -12,6 +12,7 @@ mod guard;
 mod mcp;
 mod settings;
 
+use agentd_supervisor::guard::{PLUGIN_COMMAND, plugin_main};
 use clap::Parser;
 use clap::error::ErrorKind;
 use cli::{Cli, Command, Context};
@@ -37,6 +38,11 @@ fn main() -> ExitCode {
             Some(versions) => agentd_supervisor::supervisor_main_as(dir.as_ref(), versions),
             None => agentd_supervisor::supervisor_main(dir.as_ref()),
         };
+    }
+    // As long, and as many.
+    let mut args = std::env::args_os().skip(1);
+    if args.next().is_some_and(|first| first == PLUGIN_COMMAND) {
+        return plugin_main(&args.collect::<Vec<_>>());
     }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

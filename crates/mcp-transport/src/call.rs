@@ -3,11 +3,12 @@
 use crate::answer::Answered;
 use crate::catalog::Found;
 use crate::client::Origin;
-use crate::event::{CallEvent, Event, Outcome};
+use crate::event::{CallEvent, Event, Outcome, Redact};
 use crate::gateway::{Inner, OWN_NAME};
 use crate::message::{Object, Raw, RpcError, raw};
 use crate::paging::{Kind, Marker, cut, part};
 use crate::plugin::CallError;
+use serde_json::Value;
 use serde_json::value::RawValue;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -155,6 +156,13 @@ impl Inner {
             return call.fails(Outcome::RateLimited, message);
         }
         params.set("name", raw(&tool.own));
+        if plugin.options.redacted
+            && let Some(arguments) = params
+                .get("arguments")
+                .and_then(|arguments| self.redacted(arguments))
+        {
+            params.set("arguments", arguments);
+        }
         let answer = self.ask(plugin, origin, "tools/call", params, cancel).await;
         match answer {
             Ok(Ok(result)) => {
@@ -189,6 +197,13 @@ impl Inner {
                 call.fails(outcome, message)
             }
         }
+    }
+
+    /// Arguments without secrets, when there are any in them: in what strings mean, however they are written, in names and in
+    /// numbers.
+    fn redacted(&self, arguments: &RawValue) -> Option<Raw> {
+        let mut value: Value = serde_json::from_str(arguments.get()).ok()?;
+        redact_value(&mut value, &*self.options.redact).then(|| raw(&value))
     }
 
     fn read_more(&self, call: Call, params: &Object<'_>) -> Answered {
@@ -228,7 +243,68 @@ impl Inner {
     }
 }
 
+/// True when there was something to take out.
+fn redact_value(value: &mut Value, redact: &dyn Redact) -> bool {
+    let hide = |text: &str| Some(redact.redact(text)).filter(|shown| shown != text);
+    match value {
+        Value::String(text) => match hide(text) {
+            Some(shown) => *text = shown,
+            None => return false,
+        },
+        Value::Number(number) => match hide(&number.to_string()) {
+            Some(shown) => *value = shown.into(),
+            None => return false,
+        },
+        Value::Array(items) => {
+            return items
+                .iter_mut()
+                .fold(false, |any, item| redact_value(item, redact) | any);
+        }
+        Value::Object(members) => {
+            let mut any = false;
+            *members = std::mem::take(members)
+                .into_iter()
+                .map(|(name, mut value)| {
+                    any |= redact_value(&mut value, redact);
+                    let shown = hide(&name);
+                    any |= shown.is_some();
+                    (shown.unwrap_or(name), value)
+                })
+                .collect();
+            return any;
+        }
+        Value::Null | Value::Bool(_) => return false,
+    }
+    true
+}
+
 fn is_read_more(name: &str) -> bool {
     name.strip_prefix(OWN_NAME)
         .is_some_and(|rest| rest == "__read_more")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn secrets_are_taken_out_of_whatever_they_stand_in() {
+        let redact = |text: &str| {
+            text.replace("sesame", "[redacted]")
+                .replace("12345678", "[redacted]")
+        };
+        let mut value: Value = serde_json::from_str(
+            r#"{"a": ["open \u0073esame", 7, 123456789, null], "sesame": {"b": true}, "c": "\"sesame\""}"#,
+        )
+        .unwrap();
+        assert!(redact_value(&mut value, &redact));
+        let expected = json!({
+            "a": ["open [redacted]", 7, "[redacted]9", null],
+            "[redacted]": {"b": true},
+            "c": "\"[redacted]\"",
+        });
+        assert_eq!(value, expected);
+        assert!(!redact_value(&mut json!({"a": [1, "b", {"c": 1.5}]}), &redact));
+    }
 }

@@ -7,12 +7,13 @@ use crate::answer::version_of;
 use crate::client::{Connection, OUT_MAX};
 use crate::gateway::{Gateway, Inner};
 use crate::headers::{self, SESSION};
-use crate::message::{Message, RpcError, answer_line, code, one_line, parse};
+use crate::lines::refusal_line;
+use crate::message::{Message, RpcError, code, one_line, parse};
 use crate::mirror;
 use crate::revision::MODERN;
 use crate::sse::EventBody;
 use bytes::Bytes;
-use http_body_util::{BodyExt, Either, Full, Limited};
+use http_body_util::{BodyExt, Either, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use hyper::service::service_fn;
@@ -160,10 +161,7 @@ fn json(status: StatusCode, body: Bytes) -> Answer {
 }
 
 fn refusal(status: StatusCode, id: Option<&RawValue>, error: &RpcError) -> Answer {
-    json(
-        status,
-        answer_line(id.unwrap_or(RawValue::NULL), Err(&error.raw())),
-    )
+    json(status, refusal_line(id, error))
 }
 
 fn events(first: Option<Bytes>, rest: mpsc::Receiver<Bytes>, guard: Option<DropGuard>) -> Answer {
@@ -285,11 +283,20 @@ impl Server {
         }
         let bytes_max = self.inner.options.client_line_bytes_max;
         let body = Limited::new(request.body_mut(), bytes_max).collect();
-        let Ok(Ok(body)) = tokio::time::timeout(BODY_MAX, body).await else {
-            return plain(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "the message is too large, or too slow",
-            );
+        let body = match tokio::time::timeout(BODY_MAX, body).await {
+            Ok(Ok(body)) => body,
+            Ok(Err(error)) if error.is::<LengthLimitError>() => {
+                // As above: it is read to an end that is near, so that the answer arrives.
+                let unread = Limited::new(request.into_body(), bytes_max).collect();
+                let _ = tokio::time::timeout(REFUSED_READ_MAX, unread).await;
+                let why = format!(
+                    "a message of more than {bytes_max} bytes: it was not read, and nothing was done"
+                );
+                let error = RpcError::new(code::INVALID_REQUEST, why);
+                return refusal(StatusCode::PAYLOAD_TOO_LARGE, None, &error);
+            }
+            Ok(Err(_)) => return plain(StatusCode::BAD_REQUEST, "the message broke off"),
+            Err(_) => return plain(StatusCode::REQUEST_TIMEOUT, "the message is too slow"),
         };
         let mut body: Vec<u8> = body.to_bytes().into();
         one_line(&mut body);

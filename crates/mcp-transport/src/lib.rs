@@ -9,6 +9,7 @@
 //! - [`Gateway`] starts plugins and serves them; [`GatewayOptions`] and [`PluginOptions`] say how.
 //! - [`policy`], [`name`] and [`limits`] are pure decisions.
 //! - [`event`] is what is told of each call; [`process::Spawn`] lets an embedder start the processes itself.
+//! - [`lines`] reads a peer's lines, and says what is answered to those that are no messages.
 //! - [`bridge`] brings a gateway's sockets to where there is no network.
 //!
 //! Messages are routed as raw JSON: envelopes are read, ids and names exchanged, and everything else passes as it was
@@ -33,7 +34,7 @@ mod greet;
 mod headers;
 mod http;
 pub mod limits;
-mod lines;
+pub mod lines;
 mod lists;
 mod live;
 mod message;

@@ -1,5 +1,7 @@
 //! Lines of bounded length, from a peer that may send anything.
 
+use crate::message::{Message, Raw, RpcError, answer_line, code, parse};
+use serde_json::value::RawValue;
 use std::io;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt};
 
@@ -8,18 +10,21 @@ const HEAD_BYTES: usize = 512;
 
 /// What was read.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Line {
+pub enum Line {
+    /// Without its newline.
     Whole(Vec<u8>),
-    /// Longer than allowed: its beginning, and how long it was. It was read to its end and thrown away.
+    /// Longer than allowed. It was read to its end and thrown away.
     TooLong {
+        /// Its beginning.
         head: Vec<u8>,
+        /// How long it was.
         bytes: u64,
     },
 }
 
 /// Reads lines. What was read of a line is kept when the future is dropped.
 #[derive(Debug)]
-pub(crate) struct Lines<R> {
+pub struct Lines<R> {
     reader: R,
     partial: Vec<u8>,
     /// How much of an overlong line has gone by.
@@ -28,7 +33,8 @@ pub(crate) struct Lines<R> {
 }
 
 impl<R: AsyncBufRead + Unpin> Lines<R> {
-    pub(crate) fn new(reader: R, bytes_max: usize) -> Self {
+    /// Lines of at most `bytes_max`.
+    pub fn new(reader: R, bytes_max: usize) -> Self {
         Self {
             reader,
             partial: Vec::new(),
@@ -38,7 +44,10 @@ impl<R: AsyncBufRead + Unpin> Lines<R> {
     }
 
     /// The next line without its newline; none at the end. Empty lines are left out. May be dropped and called again.
-    pub(crate) async fn next(&mut self) -> io::Result<Option<Line>> {
+    ///
+    /// # Errors
+    /// Those of the reader.
+    pub async fn next(&mut self) -> io::Result<Option<Line>> {
         loop {
             let available = self.reader.fill_buf().await?;
             if available.is_empty() {
@@ -74,8 +83,46 @@ impl<R: AsyncBufRead + Unpin> Lines<R> {
     }
 }
 
+/// What is answered to a line that is no message, as a line: JSON-RPC's parse error or invalid request, with the
+/// request's id as far as it could be read. None for a message, and none is ever answered so to an answer: two peers
+/// that talk nonsense do not keep each other busy.
+#[must_use]
+pub fn refusal(line: &Line, bytes_max: usize) -> Option<bytes::Bytes> {
+    let (id, error) = match line {
+        Line::Whole(line) => {
+            let malformed = parse(line).err()?;
+            (malformed.id, RpcError::new(malformed.code, malformed.why))
+        }
+        Line::TooLong { head, bytes } => too_long(head, *bytes, bytes_max),
+    };
+    Some(refusal_line(id.as_deref(), &error))
+}
+
+/// What is answered to a request whose envelope is right, and whose contents are not what the method takes. None for
+/// everything that is no request.
+#[must_use]
+pub fn refuse_request(line: &[u8], why: &str) -> Option<bytes::Bytes> {
+    match parse(line) {
+        Ok(Message::Request { id, .. }) => Some(refusal_line(Some(id), &RpcError::params(why))),
+        _ => None,
+    }
+}
+
+/// As [`refusal`], of what was too long to be read.
+pub(crate) fn too_long(head: &[u8], bytes: u64, bytes_max: usize) -> (Option<Raw>, RpcError) {
+    let why = format!(
+        "a message of {bytes} bytes, and {bytes_max} are allowed: it was not read, and nothing was done"
+    );
+    (id_in_head(head), RpcError::new(code::INVALID_REQUEST, why))
+}
+
+/// The line of a refusal; without an id that could be read JSON-RPC wants `null`.
+pub(crate) fn refusal_line(id: Option<&RawValue>, error: &RpcError) -> bytes::Bytes {
+    answer_line(id.unwrap_or(RawValue::NULL), Err(&error.raw()))
+}
+
 /// The `id` in the beginning of a message that was thrown away, if it stands in front, where everybody writes it.
-pub(crate) fn id_in_head(head: &[u8]) -> Option<crate::message::Raw> {
+pub(crate) fn id_in_head(head: &[u8]) -> Option<Raw> {
     let text = String::from_utf8_lossy(head);
     let at = text.find("\"id\"")?;
     let before = &text[..at];
@@ -108,6 +155,58 @@ mod tests {
         assert!(head.len() <= HEAD_BYTES);
         assert_eq!(lines.next().await.unwrap(), Some(Line::Whole(b"after".to_vec())));
         assert_eq!(lines.next().await.unwrap(), None);
+    }
+
+    #[test]
+    fn what_is_no_message_is_refused_with_the_id_that_it_has() {
+        let refused = |line: &str| {
+            let line = refusal(&Line::Whole(line.as_bytes().to_vec()), 100)?;
+            let answer: serde_json::Value = serde_json::from_slice(&line).unwrap();
+            assert!(answer["error"]["message"].is_string(), "{answer}");
+            // Present, and null when it is not known.
+            let id = answer.get("id").expect("an id").to_string();
+            Some((answer["error"]["code"].as_i64().unwrap(), id))
+        };
+        let wanted = |code, id: &str| Some((code, id.to_owned()));
+        for text in ["nonsense", "{\"id\":", "\u{0}", "[1,2"] {
+            assert_eq!(refused(text), wanted(-32700, "null"), "{text}");
+        }
+        for text in [
+            "[]",
+            "7",
+            "null",
+            "{}",
+            "[{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"ping\"}]",
+        ] {
+            assert_eq!(refused(text), wanted(-32600, "null"), "{text}");
+        }
+        assert_eq!(refused(r#"{"id":5}"#), wanted(-32600, "5"));
+        assert_eq!(refused(r#"{"id":"a","method":"ping"}"#), wanted(-32600, "\"a\""));
+        assert_eq!(refused(r#"{"jsonrpc":"2.0","id":5}"#), wanted(-32600, "5"));
+        assert_eq!(
+            refused(r#"{"id":{"a":1},"method":"ping"}"#),
+            wanted(-32600, "null")
+        );
+        assert_eq!(
+            refused(&format!("{{\"id\":\"{}\"}}", "x".repeat(1000))),
+            wanted(-32600, "null")
+        );
+        for message in [
+            r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#,
+            r#"{"jsonrpc":"2.0","method":"ping"}"#,
+            r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"no"}}"#,
+        ] {
+            assert_eq!(refused(message), None);
+        }
+        let long = refusal(
+            &Line::TooLong {
+                head: br#"{"jsonrpc":"2.0","id":3,"x"#.to_vec(),
+                bytes: 7000,
+            },
+            100,
+        );
+        let long = String::from_utf8(long.unwrap().to_vec()).unwrap();
+        assert!(long.contains(r#""id":3,"#) && long.contains("7000"), "{long}");
     }
 
     #[test]

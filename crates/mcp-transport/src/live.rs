@@ -135,7 +135,7 @@ async fn live(
     stop: &CancellationToken,
 ) -> Death {
     match &plugin.options.source {
-        Source::Process(options) => match process::start(options, spawn) {
+        Source::Process(options) => match process::start(&plugin.options.name, options, spawn) {
             Ok((running, pipes)) => live_process(plugin, running, pipes, lifecycle, stop).await,
             Err(error) => Death {
                 why: format!("cannot be started: {error}"),

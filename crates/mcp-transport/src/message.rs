@@ -1,6 +1,6 @@
 //! JSON-RPC as a router sees it: envelopes are read, what they carry is passed on as it was written.
 
-use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -66,26 +66,36 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Message<'_>, Malformed> {
     };
     let text = std::str::from_utf8(bytes)
         .map_err(|_| malformed(code::PARSE_ERROR, "a message is not UTF-8".into(), None))?;
-    let envelope: Envelope<'_> = serde_json::from_str(text).map_err(|error| {
-        let code = if error.is_data() {
+    let no_envelope = |why: String| {
+        // Only the whole of it says whether it is JSON.
+        let is_json = serde_json::from_str::<IgnoredAny>(text).is_ok();
+        let code = if is_json {
             code::INVALID_REQUEST
         } else {
             code::PARSE_ERROR
         };
-        malformed(code, format!("not a JSON-RPC message: {error}"), None)
-    })?;
+        malformed(code, format!("not a JSON-RPC message: {why}"), None)
+    };
+    // A list could be read as the members in their order.
+    if !text.trim_ascii_start().starts_with('{') {
+        return Err(no_envelope("a message is one JSON object".into()));
+    }
+    let envelope: Envelope<'_> =
+        serde_json::from_str(text).map_err(|error| no_envelope(error.to_string()))?;
+    // What is no id is not sent back either.
+    let (id, is_id) = match envelope.id {
+        Some(id) if !is_id(id) => (None, false),
+        id => (id, true),
+    };
     if envelope.jsonrpc.as_deref() != Some("2.0") {
         let why = "\"jsonrpc\" is not \"2.0\"".into();
-        return Err(malformed(code::INVALID_REQUEST, why, envelope.id));
+        return Err(malformed(code::INVALID_REQUEST, why, id));
     }
-    if let Some(id) = envelope.id {
-        let is_id = matches!(id.get().as_bytes().first(), Some(b'"' | b'-' | b'0'..=b'9'));
-        if !is_id || id.get().len() > ID_BYTES_MAX {
-            let why = format!("an id is a number or a string of at most {ID_BYTES_MAX} bytes");
-            return Err(malformed(code::INVALID_REQUEST, why, None));
-        }
+    if !is_id {
+        let why = format!("an id is a number or a string of at most {ID_BYTES_MAX} bytes");
+        return Err(malformed(code::INVALID_REQUEST, why, None));
     }
-    match (envelope.method, envelope.id, envelope.result, envelope.error) {
+    match (envelope.method, id, envelope.result, envelope.error) {
         (Some(method), Some(id), None, None) => Ok(Message::Request {
             id,
             method,
@@ -108,6 +118,11 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Message<'_>, Malformed> {
             Err(malformed(code::INVALID_REQUEST, why, id))
         }
     }
+}
+
+fn is_id(id: &RawValue) -> bool {
+    let text = id.get();
+    text.len() <= ID_BYTES_MAX && matches!(text.as_bytes().first(), Some(b'"' | b'-' | b'0'..=b'9'))
 }
 
 /// JSON-RPC's and MCP's error codes, as the SDK has them.

@@ -66,6 +66,8 @@ pub struct PluginOptions {
     /// True when it is started by the first request of a client, and not before: nothing waits for it at the gateway's
     /// start, and it costs nothing until then.
     pub lazy: bool,
+    /// True when arguments come to it without secrets: it writes down what it is told.
+    pub redacted: bool,
 }
 
 impl PluginOptions {
@@ -80,6 +82,7 @@ impl PluginOptions {
             limits: Limits::default(),
             prefixed: true,
             lazy: false,
+            redacted: false,
         }
     }
 }

@@ -65,10 +65,13 @@ impl ProcessOptions {
 /// Waits for a process's end, and says how it ended, for people: `exit status 3`.
 pub type Ended = Pin<Box<dyn Future<Output = String> + Send>>;
 
+/// Sends a signal (TERM or KILL) to a process and what belongs to it.
+pub type Signaller = Box<dyn Fn(Signal) + Send + Sync>;
+
 /// A process that was started.
 pub struct Started {
-    /// Its number, which is also that of its process group.
-    pub pid: i32,
+    /// The way to end it.
+    pub signal: Signaller,
     /// Its end.
     pub ended: Ended,
     /// Its standard input.
@@ -97,20 +100,18 @@ pub fn taken(child: &mut tokio::process::Child) -> io::Result<(i32, [OwnedFd; 3]
 
 impl fmt::Debug for Started {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Started")
-            .field("pid", &self.pid)
-            .finish_non_exhaustive()
+        f.debug_struct("Started").finish_non_exhaustive()
     }
 }
 
 /// Starts plugins' processes. An embedder that reaps all of its children in one place, or gives them more (a death
 /// signal, limits), brings its own.
 pub trait Spawn: Send + Sync {
-    /// Starts the command, whose three pipes are asked for already, as the leader of a process group of its own.
+    /// Starts this plugin's command, whose three pipes are asked for already, outside of the process group of this program.
     ///
     /// # Errors
     /// The system's.
-    fn spawn(&self, command: Command) -> io::Result<Started>;
+    fn spawn(&self, plugin: &str, command: Command) -> io::Result<Started>;
 }
 
 /// Starts processes by way of the async runtime, which reaps them.
@@ -118,7 +119,7 @@ pub trait Spawn: Send + Sync {
 pub struct RuntimeSpawn;
 
 impl Spawn for RuntimeSpawn {
-    fn spawn(&self, command: Command) -> io::Result<Started> {
+    fn spawn(&self, _plugin: &str, command: Command) -> io::Result<Started> {
         let mut command = tokio::process::Command::from(command);
         command.process_group(0).kill_on_drop(true);
         let mut child = command.spawn()?;
@@ -130,7 +131,7 @@ impl Spawn for RuntimeSpawn {
             }
         });
         Ok(Started {
-            pid,
+            signal: group(pid),
             ended,
             stdin,
             stdout,
@@ -139,27 +140,25 @@ impl Spawn for RuntimeSpawn {
     }
 }
 
-/// A process group that is killed when nobody cares for it any more.
-#[derive(Debug)]
-pub(crate) struct Group(i32);
-
-impl Group {
-    pub(crate) fn signal(&self, signal: Signal) {
+/// Signals a process group, by its leader's number.
+#[must_use]
+pub fn group(leader: i32) -> Signaller {
+    Box::new(move |signal| {
         // Gone already is as good.
-        let _ = killpg(Pid::from_raw(self.0), signal);
-    }
+        let _ = killpg(Pid::from_raw(leader), signal);
+    })
 }
 
-impl Drop for Group {
-    fn drop(&mut self) {
-        self.signal(Signal::SIGKILL);
-    }
-}
-
-/// A process that runs.
+/// A process that runs. It is killed when nobody cares for it any more.
 pub(crate) struct Running {
-    pub(crate) group: Group,
+    signal: Signaller,
     pub(crate) ended: Ended,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        (self.signal)(Signal::SIGKILL);
+    }
 }
 
 pub(crate) type Pipes = (
@@ -169,11 +168,15 @@ pub(crate) type Pipes = (
 );
 
 /// Starts it.
-pub(crate) fn start(options: &ProcessOptions, spawn: &dyn Spawn) -> io::Result<(Running, Pipes)> {
+pub(crate) fn start(
+    plugin: &str,
+    options: &ProcessOptions,
+    spawn: &dyn Spawn,
+) -> io::Result<(Running, Pipes)> {
     use tokio::net::unix::pipe::{Receiver, Sender};
-    let started = spawn.spawn(options.command()?)?;
+    let started = spawn.spawn(plugin, options.command()?)?;
     let running = Running {
-        group: Group(started.pid),
+        signal: started.signal,
         ended: started.ended,
     };
     let pipes = (
@@ -191,7 +194,7 @@ impl Running {
             if let Ok(how) = timeout(grace, &mut self.ended).await {
                 return how;
             }
-            self.group.signal(signal);
+            (self.signal)(signal);
         }
         timeout(KILLED_MAX, &mut self.ended)
             .await

@@ -3,7 +3,7 @@
 use crate::answer::version_of;
 use crate::client::{Connection, Origin, Out};
 use crate::gateway::{Gateway, Inner};
-use crate::lines::{Line, Lines, id_in_head};
+use crate::lines::{Line, Lines, refusal_line, too_long};
 use crate::message::{Message, Raw, RpcError, answer_line, code, parse};
 use crate::revision::{Revision, progress_token};
 use serde_json::value::RawValue;
@@ -116,17 +116,14 @@ where
         let answer = match line {
             Ok(Some(Line::Whole(line))) => inner.take(&connection, &out, &line),
             Ok(Some(Line::TooLong { head, bytes })) => {
-                let max = inner.options.client_line_bytes_max;
-                let why = format!("a message of {bytes} bytes, and {max} are allowed");
-                Some((id_in_head(&head), RpcError::new(code::INVALID_REQUEST, why)))
+                Some(too_long(&head, bytes, inner.options.client_line_bytes_max))
             }
             Ok(None) | Err(_) => break,
         };
         if let Some((id, error)) = answer {
-            let id = id.unwrap_or_else(|| RawValue::NULL.to_owned());
             // Whoever sends nonsense waits until its answers are read.
             let sent = tokio::select! {
-                sent = out.send(answer_line(&id, Err(&error.raw()))) => sent.is_ok(),
+                sent = out.send(refusal_line(id.as_deref(), &error)) => sent.is_ok(),
                 () = connection.gone.cancelled() => false,
             };
             if !sent {

@@ -17,16 +17,34 @@ const CREDENTIAL_KEYS: [&str; 2] = ["name", "env"];
 /// What agentd itself sets; and all that begins with one of [`RESERVED_PREFIXES`].
 const RESERVED: [&str; 5] = ["AGENT_NAME", "HOME", "USER", "LOGNAME", "CREDENTIALS_DIRECTORY"];
 const RESERVED_PREFIXES: [&str; 2] = ["AGENTD_", "XDG_"];
+/// Of a plugin all others are its own: it is a program of the user's, with a home that the user may choose. By one of these
+/// its processes are found.
+const RESERVED_PREFIX_OF_PLUGINS: &str = "AGENTD_";
+
+/// Whose variables they are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Of {
+    Agent,
+    Plugin,
+}
 
 /// Variables and credentials, each variable from one source.
 pub(super) fn read(
     reading: &mut Reading<'_>,
     section: &Section<'_>,
 ) -> (BTreeMap<String, String>, Vec<Credential>) {
+    read_of(reading, section, Of::Agent)
+}
+
+fn read_of(
+    reading: &mut Reading<'_>,
+    section: &Section<'_>,
+    of: Of,
+) -> (BTreeMap<String, String>, Vec<Credential>) {
     let mut sources = BTreeMap::new();
     let env = reading.section(section, "env");
-    let env = env.map_or_else(BTreeMap::new, |env| variables(reading, &env, &mut sources));
-    let credentials = credentials(reading, section, &mut sources);
+    let env = env.map_or_else(BTreeMap::new, |env| variables(reading, &env, of, &mut sources));
+    let credentials = credentials(reading, section, of, &mut sources);
     (env, credentials)
 }
 
@@ -35,12 +53,12 @@ pub(super) fn read_plugin(
     reading: &mut Reading<'_>,
     section: &Section<'_>,
 ) -> (BTreeMap<String, String>, Vec<Credential>) {
-    let (env, mut credentials) = read(reading, section);
+    let (env, mut credentials) = read_of(reading, section, Of::Plugin);
     for credential in &mut credentials {
         if credential.env.is_some() {
             continue;
         }
-        if let Err(why) = variable_name(&credential.name) {
+        if let Err(why) = variable_name(&credential.name, Of::Plugin) {
             let message = format!(
                 "{}: a plugin gets {:?} as a variable, and {why}; say which: {{ name = {:?}, env = \"…\" }}",
                 section.path("credentials"),
@@ -64,6 +82,7 @@ pub(super) fn read_plugin(
 fn variables(
     reading: &mut Reading<'_>,
     env: &Section<'_>,
+    of: Of,
     sources: &mut BTreeMap<String, String>,
 ) -> BTreeMap<String, String> {
     let keys = env.keys();
@@ -78,7 +97,7 @@ fn variables(
     }
     let mut variables = BTreeMap::new();
     for Located { value: name, span } in keys {
-        if let Err(why) = variable_name(&name) {
+        if let Err(why) = variable_name(&name, of) {
             reading.wrong(env.error_at(&span, &name, format!("{}: {why}", env.name())));
             continue;
         }
@@ -94,6 +113,7 @@ fn variables(
 fn credentials(
     reading: &mut Reading<'_>,
     section: &Section<'_>,
+    of: Of,
     sources: &mut BTreeMap<String, String>,
 ) -> Vec<Credential> {
     let key = "credentials";
@@ -134,7 +154,12 @@ fn credentials(
             continue;
         }
         if let Some(env) = &env {
-            claim(reading, section, env, &name.value, sources);
+            if let Err(why) = variable_name(&env.value, of) {
+                let why = format!("{}: {why}", section.path(key));
+                reading.wrong(section.error_at(&env.span, key, why));
+            } else {
+                claim(reading, section, env, &name.value, sources);
+            }
         }
         credentials.push(Credential {
             name: name.value,
@@ -153,10 +178,6 @@ fn claim(
     sources: &mut BTreeMap<String, String>,
 ) {
     let key = "credentials";
-    if let Err(why) = variable_name(&env.value) {
-        reading.wrong(section.error_at(&env.span, key, format!("{}: {why}", section.path(key))));
-        return;
-    }
     match sources.entry(env.value.clone()) {
         Entry::Vacant(free) => {
             free.insert(format!("the credential {credential:?} sets it"));
@@ -172,7 +193,7 @@ fn claim(
     }
 }
 
-fn variable_name(name: &str) -> Result<(), String> {
+fn variable_name(name: &str, of: Of) -> Result<(), String> {
     let valid = (1..=NAME_BYTES_MAX).contains(&name.len())
         && name
             .bytes()
@@ -184,6 +205,14 @@ fn variable_name(name: &str) -> Result<(), String> {
             quoted(name)
         ));
     }
+    if of == Of::Plugin {
+        return match name.starts_with(RESERVED_PREFIX_OF_PLUGINS) {
+            true => Err(format!(
+                "{name} is set by agentd itself (as is what begins with {RESERVED_PREFIX_OF_PLUGINS})"
+            )),
+            false => Ok(()),
+        };
+    }
     if is_reserved(name) {
         return Err(format!(
             "{name} is set by agentd itself (as are {} and what begins with {})",
@@ -194,7 +223,7 @@ fn variable_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// True for variables that agentd sets itself, so that no declaration can.
+/// True for variables of an agent that agentd sets itself, so that no declaration can.
 #[must_use]
 pub fn is_reserved(variable: &str) -> bool {
     RESERVED.contains(&variable)

@@ -10,11 +10,12 @@ use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
 
 /// All keys of a plugin.
-pub const KEYS: [&str; 11] = [
+pub const KEYS: [&str; 12] = [
     "name",
     "command",
     "env",
     "workdir",
+    "user",
     "url",
     "token",
     "credentials",
@@ -25,11 +26,12 @@ pub const KEYS: [&str; 11] = [
 ];
 
 /// Keys that say something about a program, and nothing about a server elsewhere.
-const OF_COMMANDS: [&str; 4] = ["command", "env", "workdir", "credentials"];
+const OF_COMMANDS: [&str; 5] = ["command", "env", "workdir", "user", "credentials"];
 const OF_URLS: [&str; 1] = ["token"];
 /// Of a tool's name, 64 bytes in all, the prefix leaves most to the tool.
 const NAME_BYTES_MAX: usize = 24;
 const URL_BYTES_MAX: usize = 2048;
+const NAME_OF_USER_BYTES_MAX: usize = 256;
 const PATTERNS_MAX: usize = 256;
 const PATTERN_BYTES_MAX: usize = 128;
 const PATTERN_KEYS: [&str; 2] = ["allow", "deny"];
@@ -210,8 +212,15 @@ fn source(reading: &mut Reading<'_>, section: &Section<'_>) -> (PluginSource, Ve
         command: words(reading, section),
         env,
         workdir: reading.path(section, "workdir").map(|path| path.value),
+        user: reading.maybe(section.read("user", user)).map(|user| user.value),
     };
     (source, credentials)
+}
+
+fn user(text: &str) -> Result<String, String> {
+    plain(text, NAME_OF_USER_BYTES_MAX)?;
+    not_empty(text)?;
+    Ok(text.to_owned())
 }
 
 fn url(text: &str) -> Result<String, String> {

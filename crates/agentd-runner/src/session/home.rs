@@ -49,10 +49,18 @@ pub fn prepare(dirs: &StateDirs, home_name: &str, users: &Users) -> Result<Home,
     }
     let path = dirs.home(home_name);
     let owner = (users.host_uid, users.host_gid);
-    let (above, name) = tree::split(&path)?;
+    let (fd, warnings) = give(&path, owner)?;
+    make_xdg(&fd, &path, owner)?;
+    Ok(Home { path, warnings })
+}
+
+/// Makes a directory that only its owner reaches, or gives him the one that is there, with what is in it. Also tells what
+/// people should know.
+pub(super) fn give(path: &Path, owner: (u32, u32)) -> Result<(OwnedFd, Vec<String>), StepError> {
+    let (above, name) = tree::split(path)?;
     match rfs::mkdirat(&above, &name, Mode::from_raw_mode(0o700)) {
         Ok(()) | Err(Errno::EXIST) => {}
-        Err(error) => return Err(StepError::io("make", &path)(error)),
+        Err(error) => return Err(StepError::io("make", path)(error)),
     }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = match rfs::openat(&above, &name, flags, Mode::empty()) {
@@ -63,12 +71,12 @@ pub fn prepare(dirs: &StateDirs, home_name: &str, users: &Users) -> Result<Home,
                 path.display()
             )));
         }
-        Err(error) => return Err(StepError::io("open", &path)(error)),
+        Err(error) => return Err(StepError::io("open", path)(error)),
     };
-    let found = Found::of(fd.as_fd()).map_err(StepError::io("look at", &path))?;
+    let found = Found::of(fd.as_fd()).map_err(StepError::io("look at", path))?;
     let mut warnings = Vec::new();
     if (found.uid, found.gid) != owner {
-        let kept = tree::give(&path, found.uid, owner, Budget::entries(HOME_ENTRIES_MAX))?;
+        let kept = tree::give(path, found.uid, owner, Budget::entries(HOME_ENTRIES_MAX))?;
         if kept > 0 {
             warnings.push(format!(
                 "{kept} files in {} still belong to user {}: they have names outside the home as well",
@@ -78,10 +86,9 @@ pub fn prepare(dirs: &StateDirs, home_name: &str, users: &Users) -> Result<Home,
         }
     }
     if found.mode != 0o700 {
-        tree::set_mode(fd.as_fd(), 0o700).map_err(StepError::io("set the mode of", &path))?;
+        tree::set_mode(fd.as_fd(), 0o700).map_err(StepError::io("set the mode of", path))?;
     }
-    make_xdg(&fd, &path, owner)?;
-    Ok(Home { path, warnings })
+    Ok((fd, warnings))
 }
 
 /// Makes the XDG directories. What the agent itself has put in their places stays; a link there leads nobody away.

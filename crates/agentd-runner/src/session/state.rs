@@ -5,6 +5,7 @@
 //!     sessions/<id>/          0711 / 0700, agentd's; in it what SessionDir names
 //!       run/                  0700, the agent's
 //!     homes/<home name>/      0700, the agent's
+//!     plugins/<plugin>/       0700, the plugin's home
 //!     bin/                    0711 / 0700: programs that sessions are given
 //!     repositories.lock       held while a repository's worktrees are changed
 //!   <secrets root>/<instance>/<id>/    0700, the agent's, on a tmpfs
@@ -221,22 +222,25 @@ impl StateDirs {
     /// The first directory on the way to a path of ours that a user other than agentd's cannot pass, if there is one.
     #[must_use]
     pub fn impassable(&self, uid: u32, gid: u32) -> Option<PathBuf> {
-        let from_top = |path: &Path| path.ancestors().map(Path::to_owned).collect::<Vec<_>>();
-        let mut ways = from_top(&self.secrets);
-        ways.extend(from_top(&self.root));
-        ways.into_iter().rev().find(|path| {
-            let Ok(found) = Found::at(CWD, &c_path(path)) else {
-                return true;
-            };
-            let bit = match found.kind {
-                FileType::Symlink => return false,
-                _ if found.uid == uid => 0o100,
-                _ if found.gid == gid => 0o010,
-                _ => 0o001,
-            };
-            found.mode & bit == 0
-        })
+        impassable(self.secrets.ancestors().chain(self.root.ancestors()), uid, gid)
     }
+}
+
+/// The last of these directories that this user cannot pass. They are given from the bottom up.
+pub(super) fn impassable<'a>(ways: impl Iterator<Item = &'a Path>, uid: u32, gid: u32) -> Option<PathBuf> {
+    let is_closed = |path: &&Path| {
+        let Ok(found) = Found::at(CWD, &c_path(path)) else {
+            return true;
+        };
+        let bit = match found.kind {
+            FileType::Symlink => return false,
+            _ if found.uid == uid => 0o100,
+            _ if found.gid == gid => 0o010,
+            _ => 0o001,
+        };
+        found.mode & bit == 0
+    };
+    ways.filter(is_closed).last().map(Path::to_owned)
 }
 
 /// A session's run directory while it is filled. The agent does not run yet.
@@ -288,7 +292,7 @@ pub(crate) fn seal(fd: &OwnedFd, path: &Path) -> Result<(), StepError> {
 }
 
 /// What others need to pass through our directories: only root's agents have other users.
-fn shared_mode(uid: u32) -> u32 {
+pub(super) fn shared_mode(uid: u32) -> u32 {
     if uid == 0 { 0o711 } else { 0o700 }
 }
 
@@ -403,7 +407,7 @@ pub(crate) fn replace(path: &Path, bytes: &[u8], durability: Durability) -> Resu
 
 /// What the mode of a directory of ours is to be.
 #[derive(Clone, Copy)]
-enum Wanted {
+pub(super) enum Wanted {
     /// This.
     Exactly(u32),
     /// This at least, and nobody else may write there. Its user may have reasons for more.
@@ -411,7 +415,7 @@ enum Wanted {
 }
 
 /// Makes a directory that is ours, or takes the one that is there if it is.
-fn own_directory(path: &Path, mode: Wanted, uid: u32) -> Result<OwnedFd, StepError> {
+pub(super) fn own_directory(path: &Path, mode: Wanted, uid: u32) -> Result<OwnedFd, StepError> {
     let (above, _) = tree::split(path)?;
     let Some(name) = path.file_name().and_then(OsStr::to_str) else {
         return Err(StepError::machine(format!(
@@ -422,7 +426,7 @@ fn own_directory(path: &Path, mode: Wanted, uid: u32) -> Result<OwnedFd, StepErr
     own_directory_in(above.as_fd(), name, path, mode, uid)
 }
 
-fn own_directory_in(
+pub(super) fn own_directory_in(
     above: BorrowedFd<'_>,
     name: &str,
     path: &Path,

@@ -1,6 +1,7 @@
 //! Tools: from what is declared of plugins to what a session's supervisor starts.
 
 use super::error::StepError;
+use super::plugins;
 use super::secrets::SecretStore;
 use super::state::{self, StateDirs};
 use agentd_config::{Agent, Config, Credential, Plugin, PluginSource, ToolPatterns};
@@ -43,17 +44,34 @@ pub fn rules(patterns: &ToolPatterns) -> Rules {
     }
 }
 
-/// A declared plugin as a gateway starts it. `path` is its `PATH`, unless its own variables say otherwise; `session`
-/// marks its processes.
-#[must_use]
-pub fn plugin(plugin: &Plugin, path: &str, start_max: Duration, session: Option<SessionId>) -> PluginSpec {
+/// A declared plugin as a gateway starts it. `path` is its `PATH`, unless its own variables say otherwise; its home is
+/// made below `root`; `session` marks its processes.
+///
+/// # Errors
+/// When it has no home, or the user that it is to run as is not to be had.
+pub fn plugin(
+    plugin: &Plugin,
+    path: &str,
+    root: &Path,
+    start_max: Duration,
+    session: Option<SessionId>,
+) -> Result<PluginSpec, StepError> {
+    let user = plugins::user(plugin)?;
+    let home = plugins::home(root, plugin, user.as_ref())?;
+    let home = home.map(|home| {
+        let text = home.into_os_string().into_string();
+        text.map_err(|home| StepError::machine(format!("{:?} is not UTF-8", home.to_string_lossy())))
+    });
+    let home = home.transpose()?;
     let source = match &plugin.source {
         PluginSource::Command {
             command,
             env,
             workdir,
+            user: _,
         } => {
             let mut all = BTreeMap::from([("PATH".to_owned(), path.to_owned())]);
+            all.extend(home.map(|home| (plugins::HOME.to_owned(), home)));
             all.extend(env.clone());
             all.extend(session.map(|id| (SESSION_VARIABLE.to_owned(), id.to_string())));
             spec::PluginSource::Process {
@@ -61,6 +79,7 @@ pub fn plugin(plugin: &Plugin, path: &str, start_max: Duration, session: Option<
                 env: all,
                 secret_env: plugin.credentials.iter().map(variable).collect(),
                 cwd: workdir.clone(),
+                user,
             }
         }
         PluginSource::Url { url, token } => spec::PluginSource::Remote {
@@ -68,7 +87,7 @@ pub fn plugin(plugin: &Plugin, path: &str, start_max: Duration, session: Option<
             token: token.clone(),
         },
     };
-    PluginSpec {
+    Ok(PluginSpec {
         name: plugin.name.clone(),
         source,
         tools: rules(&plugin.tools),
@@ -77,7 +96,8 @@ pub fn plugin(plugin: &Plugin, path: &str, start_max: Duration, session: Option<
         calls_per_minute: plugin.calls_per_minute,
         start_timeout_ms: millis(start_max),
         lazy: false,
-    }
+        redacted: false,
+    })
 }
 
 fn variable(credential: &Credential) -> (String, String) {
@@ -121,6 +141,7 @@ fn own(options: &ToolsOptions, whose: &Whose<'_>) -> Option<PluginSpec> {
             env: env.map(|(name, value)| (name.to_owned(), value)).into(),
             secret_env: BTreeMap::new(),
             cwd: Some(PathBuf::from("/")),
+            user: None,
         },
         tools: Rules::default(),
         // It waits for locks and nodes, as long as its agent says.
@@ -129,6 +150,8 @@ fn own(options: &ToolsOptions, whose: &Whose<'_>) -> Option<PluginSpec> {
         calls_per_minute: None,
         start_timeout_ms: millis(START_MAX),
         lazy: true,
+        // Results, events and errors of nodes are in the database for good, and for others to read.
+        redacted: true,
     })
 }
 
@@ -202,6 +225,12 @@ pub fn equip(
         })
     });
     let declared = declared.collect::<Result<Vec<&Plugin>, _>>()?;
+    // First, as what they need may be missing.
+    let specs = declared.iter().map(|declared| {
+        let session = Some(whose.session);
+        plugin(declared, &options.path, dirs.root(), whose.start_max, session)
+    });
+    let mut plugins = specs.collect::<Result<Vec<_>, _>>()?;
     let path = dirs.plugin_secrets(whose.session);
     state::remove_all(&path)?;
     let equipped = deliver(&declared, store, &path);
@@ -214,10 +243,6 @@ pub fn equip(
             return Err(error);
         }
     };
-    let mut plugins: Vec<_> = declared
-        .iter()
-        .map(|declared| plugin(declared, &options.path, whose.start_max, Some(whose.session)))
-        .collect();
     plugins.extend(own(options, whose));
     Ok(Equipment {
         spec: ToolsSpec {

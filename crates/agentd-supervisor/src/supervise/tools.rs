@@ -1,22 +1,23 @@
 //! The session's gateway: its plugins are children of the supervisor, and live from before the agent to after it.
 
-use super::children::Children;
-use super::launch;
+use super::children::{Children, Ending};
 use super::secrets::Secrets;
 use super::shared::{Shared, wall_ms};
 use crate::calls;
 use crate::dir::SessionDir;
+use crate::guard::{End, Guarded};
 use crate::proc::{self, Process};
 use crate::redact::Redactor;
 use crate::sweep::SESSION_VARIABLE;
-use crate::tools::{TOKEN_FILE, ToolsSpec, gateway_options};
+use crate::tools::{PluginSource, PluginSpec, ProcessUser, TOKEN_FILE, ToolsSpec, gateway_options};
 use mcp_transport::event::{CallEvent, ChannelSink, Event};
 use mcp_transport::process::{Spawn, Started};
 use mcp_transport::{Gateway, StartError};
 use rustix::fs::{self as rfs, AtFlags, CWD, Gid, Mode, OFlags, Uid};
+use std::collections::HashMap;
 use std::fs::DirBuilder;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::process::Command;
@@ -79,12 +80,19 @@ impl Tools {
         secrets: &Secrets,
         start_max: Duration,
     ) -> Result<Self, String> {
-        let make = |path: PathBuf| {
+        let make = |path: PathBuf| -> io::Result<PathBuf> {
             DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
             Ok(path)
         };
         let secret = |name: &str| secrets.plugin_value(name).map(<[u8]>::to_vec);
-        let own_dir = |name: &str| make(dir.plugin(name));
+        let spawner = Spawner::new(children, spec);
+        let own_dir = |name: &str| -> io::Result<PathBuf> {
+            let path = make(dir.plugin(name))?;
+            if let Some(user) = spawner.users.get(name) {
+                std::os::unix::fs::chown(&path, Some(user.uid), Some(user.gid))?;
+            }
+            Ok(path)
+        };
         let mut options = gateway_options(spec, &secret, &own_dir)?;
         for plugin in &mut options.plugins {
             plugin.limits.start_max = plugin.limits.start_max.min(start_max);
@@ -97,7 +105,7 @@ impl Tools {
         let sink = Arc::new(sink);
         options.events = Arc::new(Arc::clone(&sink));
         options.redact = Arc::new(redaction(shared.redactor().clone()));
-        options.spawn = Arc::new(Spawner(Arc::clone(children)));
+        options.spawn = Arc::new(spawner);
         let listen = |name| {
             listen(dir, name, spec.owner)
                 .map_err(|error| format!("the socket {name} cannot be made: {error}"))
@@ -180,28 +188,55 @@ fn listen(dir: &SessionDir, name: &str, owner: Option<(u32, u32)>) -> io::Result
     Ok(listener)
 }
 
-/// Starts plugins as every child of a supervisor is started: reaped in one place, and killed with it.
-struct Spawner(Arc<Children>);
+/// Starts plugins, each under a guard, which is reaped where all children are.
+struct Spawner {
+    children: Arc<Children>,
+    /// Those that run as somebody else.
+    users: HashMap<String, ProcessUser>,
+}
+
+impl Spawner {
+    fn new(children: &Arc<Children>, spec: &ToolsSpec) -> Self {
+        let user = |plugin: &PluginSpec| match &plugin.source {
+            PluginSource::Process { user: Some(user), .. } => Some((plugin.name.clone(), user.clone())),
+            _ => None,
+        };
+        Self {
+            children: Arc::clone(children),
+            users: spec.plugins.iter().filter_map(user).collect(),
+        }
+    }
+}
 
 impl Spawn for Spawner {
-    fn spawn(&self, mut command: Command) -> io::Result<Started> {
-        launch::prepare(&mut command, None);
-        let mut child = command.spawn()?;
-        let missing = || io::Error::other("a pipe is missing");
-        let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
-        self.0.expect(pid);
-        self.0.adopt(pid);
-        let children = Arc::clone(&self.0);
+    fn spawn(&self, plugin: &str, command: Command) -> io::Result<Started> {
+        let (guarded, [stdin, stdout, stderr]) = Guarded::start(&command, self.users.get(plugin))?;
+        let pid = guarded.pid();
+        self.children.expect(pid);
+        self.children.adopt(pid);
+        let (signal, report) = guarded.split()?;
+        let children = Arc::clone(&self.children);
         Ok(Started {
-            pid,
+            signal: Box::new(signal),
             ended: Box::pin(async move {
-                let ending = children.ended(pid).await;
+                let end = report.end().await;
+                // What it is below is there no more.
+                let guard = children.ended(pid).await;
                 children.forget(pid);
-                ending.to_string()
+                match end {
+                    Some(End::Exited(code)) => Ending::Code(code.into()).to_string(),
+                    Some(End::Signalled(signal)) => Ending::Signal(signal.into()).to_string(),
+                    Some(End::NotFound) => {
+                        "did not begin: there is no such program, or no such directory for it".into()
+                    }
+                    Some(End::NotExecutable) => "did not begin: it cannot be executed".into(),
+                    Some(End::Stopped) => "was killed".into(),
+                    None => format!("lost its guard ({guard})"),
+                }
             }),
-            stdin: OwnedFd::from(child.stdin.take().ok_or_else(missing)?),
-            stdout: OwnedFd::from(child.stdout.take().ok_or_else(missing)?),
-            stderr: OwnedFd::from(child.stderr.take().ok_or_else(missing)?),
+            stdin,
+            stdout,
+            stderr,
         })
     }
 }

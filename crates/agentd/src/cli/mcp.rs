@@ -49,6 +49,7 @@ impl McpArgs {
         };
         let stop = CancellationToken::new();
         tokio::spawn(until_signalled(stop.clone())?);
+        mcp::refuse_unknown_session(&options).await?;
         mcp::serve(options, tokio::io::stdin(), tokio::io::stdout(), stop).await?;
         Ok(Exit::Ok)
     }

@@ -14,19 +14,15 @@
 //!
 //! A plugin that is tried from the command line has a guard as well ([`piped`]): then the time is without end.
 
-mod inside;
 mod piped;
-mod tree;
 
-pub(crate) use inside::guard_main;
+pub(crate) use agentd_supervisor::guard::{End, end_tree, guard_main};
 pub(crate) use piped::Guarded;
-pub(crate) use tree::end as end_tree;
 
+use agentd_supervisor::guard::{Order, monotonic_ns};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use nix::time::{ClockId, clock_gettime};
-use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream as StdStream;
 use std::time::{Duration, Instant};
@@ -34,33 +30,6 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::process::{Child, Command};
-
-/// From `lock run` to the guard, a line each.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-enum Order {
-    /// TERM at the first of these times and KILL at the second, unless later ones are told before: nanoseconds
-    /// on `CLOCK_MONOTONIC`, which both processes share. The first such line starts the command.
-    Until { term_ns: u64, kill_ns: u64 },
-    /// TERM now.
-    Term,
-    /// KILL now.
-    Kill,
-}
-
-/// How the command ended: the guard's only line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum End {
-    /// By itself.
-    Exited(u8),
-    /// By a signal.
-    Signalled(u8),
-    /// Its time was over, or it was to be killed.
-    Stopped,
-    /// There is no such program.
-    NotFound,
-    /// It cannot be executed.
-    NotExecutable,
-}
 
 /// A guard that runs, and its command.
 #[derive(Debug)]
@@ -78,24 +47,9 @@ impl Guard {
     /// # Errors
     /// When the process cannot be started.
     pub(crate) fn start(command: &[OsString], variables: &[(&str, String)]) -> io::Result<Self> {
-        Self::launch(command, None, |guard| {
-            guard.envs(variables.iter().map(|(name, value)| (name, value)));
-        })
-    }
-
-    // `prepare` says what the guard, and so its command, is started with; `first` is its first order.
-    fn launch(
-        command: &[OsString],
-        first: Option<Order>,
-        prepare: impl FnOnce(&mut Command),
-    ) -> io::Result<Self> {
         // What the guard leaves behind when it is killed comes to this process.
         nix::sys::prctl::set_child_subreaper(true)?;
-        let (mut ours, theirs) = StdStream::pair()?;
-        if let Some(order) = first {
-            // It fits into the socket, whenever it is read.
-            ours.write_all(&line(order))?;
-        }
+        let (ours, theirs) = StdStream::pair()?;
         ours.set_nonblocking(true)?;
         // There is one thread and it starts nothing else meanwhile: no other child inherits it.
         fcntl(&theirs, FcntlArg::F_SETFD(FdFlag::empty()))?;
@@ -105,8 +59,8 @@ impl Guard {
             .arg("__guard")
             .arg(theirs.as_raw_fd().to_string())
             .arg("--")
-            .args(command);
-        prepare(&mut guard);
+            .args(command)
+            .envs(variables.iter().map(|(name, value)| (name, value)));
         let child = guard.spawn()?;
         drop(theirs);
         let (report, orders) = UnixStream::from_std(ours)?.into_split();
@@ -120,7 +74,7 @@ impl Guard {
 
     async fn order(&mut self, order: Order) {
         // A guard that is gone is noticed by `ended`.
-        let _ = self.orders.write_all(&line(order)).await;
+        let _ = self.orders.write_all(&order.line()).await;
     }
 
     /// The command may run until `kill`, and is asked to end at `term`.
@@ -159,19 +113,6 @@ impl Guard {
         }
         end
     }
-}
-
-fn line(order: Order) -> Vec<u8> {
-    let mut line = serde_json::to_vec(&order).unwrap_or_default();
-    line.push(b'\n');
-    line
-}
-
-fn monotonic_ns() -> u64 {
-    // This clock is there on every Linux, and never negative.
-    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |time| {
-        u64::try_from(time.tv_sec()).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec()).unwrap_or(0)
-    })
 }
 
 // The same moment on the clock that the guard reads.

@@ -1,48 +1,39 @@
 //! A plugin's process under a guard: whatever becomes of this program, the plugin and all that it has started ends.
 
-use super::{End, Guard, Order};
-use mcp_transport::process::{Spawn, Started, taken};
+use agentd_supervisor::guard::{self, End, end_tree};
+use agentd_supervisor::tools::ProcessUser;
+use mcp_transport::process::{Spawn, Started};
 use nix::sys::signal::Signal;
-use std::ffi::OsString;
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
 use std::io;
-use std::iter::once;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-/// Starts a plugin's process, one at a time, in this program's only thread: see [`Guard::ended`] and [`super::end_tree`].
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Guarded;
+/// Starts a plugin's process as in a session, one at a time, in this program's only thread: see [`end_tree`].
+#[derive(Clone, Debug)]
+pub(crate) struct Guarded {
+    /// The user that it runs as; the caller when absent.
+    pub(crate) user: Option<ProcessUser>,
+}
 
 impl Spawn for Guarded {
-    fn spawn(&self, command: Command) -> io::Result<Started> {
-        let argv: Vec<OsString> = once(command.get_program())
-            .chain(command.get_args())
-            .map(ToOwned::to_owned)
-            .collect();
-        let for_good = Order::Until {
-            term_ns: u64::MAX,
-            kill_ns: u64::MAX,
-        };
-        let mut guard = Guard::launch(&argv, Some(for_good), |guard| {
-            guard
-                .env_clear()
-                .envs(
-                    command
-                        .get_envs()
-                        .filter_map(|(name, value)| Some((name, value?))),
-                )
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped())
-                // Ctrl-C is ours: the plugin is then ended in order.
-                .process_group(0);
-            if let Some(dir) = command.get_current_dir() {
-                guard.current_dir(dir);
-            }
-        })?;
-        let (pid, [stdin, stdout, stderr]) = taken(&mut guard.child)?;
+    fn spawn(&self, _plugin: &str, command: Command) -> io::Result<Started> {
+        // What the guard leaves behind when it is killed comes to this process.
+        nix::sys::prctl::set_child_subreaper(true)?;
+        let (guarded, [stdin, stdout, stderr]) = guard::Guarded::start(&command, self.user.as_ref())?;
+        let pid = Pid::from_raw(guarded.pid());
+        let (signal, report) = guarded.split()?;
         Ok(Started {
-            pid,
-            ended: Box::pin(async move { shown(guard.ended().await) }),
+            signal: Box::new(signal),
+            ended: Box::pin(async move {
+                let end = report.end().await;
+                if end.is_none() {
+                    end_tree();
+                }
+                // It has closed its end: it is about to be gone, or is.
+                let _ = waitpid(pid, None);
+                shown(end)
+            }),
             stdin,
             stdout,
             stderr,

@@ -126,7 +126,15 @@ fn next_step(reason: Option<Reason>) -> &'static str {
 
 /// Reads a tool's arguments.
 pub(super) fn parse<T: DeserializeOwned>(arguments: Members) -> Result<T, Refusal> {
-    serde_json::from_value(Value::Object(arguments)).map_err(|error| Refusal::arguments(error.to_string()))
+    serde_path_to_error::deserialize(Value::Object(arguments)).map_err(|error| {
+        let path = error.path();
+        // Of something that is missing in the whole there is none.
+        let message = match path.iter().next() {
+            Some(_) => format!("{path}: {}", error.inner()),
+            None => error.inner().to_string(),
+        };
+        Refusal::arguments(message)
+    })
 }
 
 /// What the client is sent. `notices` are what the agent has to know besides: leases that it lost.
@@ -192,6 +200,24 @@ mod tests {
                 .contains("drop the result")
         );
         assert_eq!(structured["notices"], json!(["lost"]));
+    }
+
+    #[test]
+    fn arguments_that_do_not_fit_are_named() {
+        #[derive(Debug, serde::Deserialize)]
+        struct Args {
+            #[allow(dead_code)]
+            task_id: agentd_protocol::TaskId,
+        }
+        let refusal = |value| parse::<Args>(members(value)).unwrap_err().message;
+        let bad = refusal(json!({ "task_id": "7" }));
+        assert!(
+            bad.starts_with("task_id: ") && bad.contains("ids are UUIDs, like "),
+            "{bad}"
+        );
+        let number = refusal(json!({ "task_id": 7 }));
+        assert!(number.contains("expected an id: a UUID, like "), "{number}");
+        assert_eq!(refusal(json!({})), "missing field `task_id`");
     }
 
     #[test]

@@ -30,6 +30,9 @@ mod waits;
 pub(crate) use scope::{Identity, SessionNode, owner};
 
 use crate::failure::Failure;
+use agentd_client::{Client, ClientError};
+use agentd_protocol::requests::SessionRef;
+use agentd_protocol::{Method, Reason, SessionInfo};
 use answer::Refusal;
 use catalog::Reach;
 use daemon::Daemon;
@@ -46,6 +49,8 @@ use tokio_util::sync::CancellationToken;
 
 /// How long the last answers may take when the client has gone: the SDK has bounds of its own, which are shorter.
 const LAST_ANSWERS_MAX: Duration = Duration::from_secs(10);
+/// How long a client waits for its server while the daemon is asked about a session.
+const ASKED_AT_START_MAX: Duration = Duration::from_secs(2);
 
 /// What is served, and to whom.
 #[derive(Clone, Debug)]
@@ -86,6 +91,39 @@ impl Shared {
                 Ok(scope)
             })
             .await
+    }
+}
+
+/// Refuses a session that the daemon does not know. A daemon that does not answer now is asked when tools are called.
+///
+/// # Errors
+/// For the user: which session, and what to do.
+pub(crate) async fn refuse_unknown_session(options: &Options) -> Result<(), Failure> {
+    // Whoever knows the lease was told by the session itself.
+    let Identity::Session {
+        session_id,
+        node: None,
+        ..
+    } = options.identity
+    else {
+        return Ok(());
+    };
+    let asked = async {
+        let mut client = Client::connect(&options.socket).await?;
+        let session = SessionRef { session_id };
+        client.call::<_, SessionInfo>(Method::GetSession, &session).await
+    };
+    match timeout(ASKED_AT_START_MAX, asked).await {
+        Ok(Err(ClientError::Rpc(error))) if error.reason() == Some(Reason::SessionNotFound) => {
+            let socket = options.socket.display();
+            Err(
+                Failure::usage(format!("the daemon at {socket} knows no session {session_id}")).hint(
+                    "`agentd sessions` lists those that it knows; without --session and AGENTD_SESSION_ID you act as \
+                     any other client",
+                ),
+            )
+        }
+        _ => Ok(()),
     }
 }
 

@@ -1,8 +1,9 @@
 //! The client's side: one JSON-RPC message a line, bounded in both directions.
 //!
-//! The SDK's own transport drops a line that is too long without a word, and starts as many calls as a client
-//! sends. This one answers, and reads no further than the client reads.
+//! The SDK's own transport drops what is no message, and a line that is too long, without a word, and starts as many
+//! calls as a client sends. This one answers, and reads no further than the client reads.
 
+use mcp_transport::lines::{self, Line, Lines};
 use rmcp::RoleServer;
 use rmcp::model::{
     ClientJsonRpcMessage, ClientNotification, ClientRequest, ErrorCode, ErrorData, GetMeta, JsonRpcMessage,
@@ -13,7 +14,7 @@ use std::collections::HashSet;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -30,7 +31,7 @@ const CLOSE_MAX: Duration = Duration::from_secs(2);
 
 /// See the module.
 pub(super) struct Stdio<R> {
-    lines: Lines<R>,
+    lines: Lines<BufReader<R>>,
     answers: Option<mpsc::Sender<Vec<u8>>>,
     writer: Option<JoinHandle<()>>,
     in_flight: Arc<Mutex<HashSet<RequestId>>>,
@@ -51,7 +52,7 @@ impl<R: AsyncRead + Send + Unpin + 'static> Stdio<R> {
         let (answers, queue) = mpsc::channel(ANSWERS_MAX);
         let writer = tokio::spawn(write_all(output, queue, gone.clone()));
         Self {
-            lines: Lines::new(input),
+            lines: Lines::new(BufReader::new(input), LINE_BYTES_MAX),
             answers: Some(answers),
             writer: Some(writer),
             in_flight: Arc::default(),
@@ -71,16 +72,18 @@ impl<R: AsyncRead + Send + Unpin + 'static> Stdio<R> {
     }
 
     // The message, unless it is not for the service.
-    fn admit(&mut self, text: &[u8]) -> Option<ClientJsonRpcMessage> {
-        let message: ClientJsonRpcMessage = match serde_json::from_slice(text) {
+    fn admit(&mut self, line: Line) -> Option<ClientJsonRpcMessage> {
+        if let Some(refusal) = lines::refusal(&line, LINE_BYTES_MAX) {
+            self.refusal = Some(refusal.into());
+            return None;
+        }
+        // What is too long has been refused.
+        let Line::Whole(text) = line else { return None };
+        let message: ClientJsonRpcMessage = match serde_json::from_slice(&text) {
             Ok(message) => message,
             Err(error) => {
-                // Who sends garbage may send our answers back as more of it: answers are for requests.
-                if let Some(request) = request_in(text) {
-                    let id = serde_json::from_value(request.id).ok();
-                    let message = format!("not a request of this protocol: {error}");
-                    self.refuse(id, ErrorCode::INVALID_REQUEST, message);
-                }
+                let why = format!("not a request of this protocol: {error}");
+                self.refusal = lines::refuse_request(&text, &why).map(Into::into);
                 return None;
             }
         };
@@ -157,20 +160,10 @@ impl<R: AsyncRead + Send + Unpin + 'static> Transport<RoleServer> for Stdio<R> {
                 () = self.gone.cancelled() => return None,
             };
             match read {
-                Ok(Some(Line::Whole)) => {
-                    let text = self.lines.take();
-                    if text.trim_ascii().is_empty() {
-                        continue;
-                    }
-                    if let Some(message) = self.admit(&text) {
+                Ok(Some(line)) => {
+                    if let Some(message) = self.admit(line) {
                         return Some(message);
                     }
-                }
-                Ok(Some(Line::TooLong)) => {
-                    let message = format!(
-                        "a line has more than {LINE_BYTES_MAX} bytes; it was not read, and nothing was done"
-                    );
-                    self.refuse(None, ErrorCode::INVALID_REQUEST, message);
                 }
                 Ok(None) | Err(_) => {
                     self.gone.cancel();
@@ -213,18 +206,6 @@ fn line(message: &ServerJsonRpcMessage) -> io::Result<Vec<u8>> {
     Ok(line)
 }
 
-#[derive(serde::Deserialize)]
-struct Envelope {
-    id: serde_json::Value,
-    #[serde(rename = "method")]
-    _method: String,
-}
-
-// Something that wants to be a request.
-fn request_in(text: &[u8]) -> Option<Envelope> {
-    serde_json::from_slice(text).ok()
-}
-
 async fn write_all(
     mut output: impl AsyncWrite + Unpin,
     mut queue: mpsc::Receiver<Vec<u8>>,
@@ -235,86 +216,5 @@ async fn write_all(
             gone.cancel();
             return;
         }
-    }
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Line {
-    Whole,
-    TooLong,
-}
-
-/// Lines of a bounded length. What is longer is skipped.
-struct Lines<R> {
-    input: BufReader<R>,
-    text: Vec<u8>,
-    skipping: bool,
-}
-
-impl<R: AsyncRead + Unpin> Lines<R> {
-    fn new(input: R) -> Self {
-        Self {
-            input: BufReader::new(input),
-            text: Vec::new(),
-            skipping: false,
-        }
-    }
-
-    fn take(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.text)
-    }
-
-    async fn next(&mut self) -> io::Result<Option<Line>> {
-        loop {
-            let available = self.input.fill_buf().await?;
-            if available.is_empty() {
-                // What has no end was not said.
-                return Ok(None);
-            }
-            let end = available.iter().position(|byte| *byte == b'\n');
-            let taken = end.map_or(available.len(), |at| at + 1);
-            let fits = self.text.len() + taken <= LINE_BYTES_MAX;
-            if !self.skipping && fits {
-                self.text.extend_from_slice(&available[..taken]);
-            }
-            self.input.consume(taken);
-            match (self.skipping, fits, end) {
-                (true, _, Some(_)) => self.skipping = false,
-                (false, true, Some(_)) => return Ok(Some(Line::Whole)),
-                (false, false, end) => {
-                    self.text = Vec::new();
-                    self.skipping = end.is_none();
-                    return Ok(Some(Line::TooLong));
-                }
-                (true, _, None) | (false, true, None) => {}
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_line_that_is_too_long_is_skipped_and_said() {
-        let mut text = b"one\n".to_vec();
-        text.extend(std::iter::repeat_n(b'x', LINE_BYTES_MAX + 70_000));
-        text.extend(b"\ntwo\nthree");
-        let mut lines = Lines::new(&text[..]);
-        assert_eq!(lines.next().await.unwrap(), Some(Line::Whole));
-        assert_eq!(lines.take(), b"one\n");
-        assert_eq!(lines.next().await.unwrap(), Some(Line::TooLong));
-        assert_eq!(lines.next().await.unwrap(), Some(Line::Whole));
-        assert_eq!(lines.take(), b"two\n");
-        assert_eq!(lines.next().await.unwrap(), None);
-    }
-
-    #[test]
-    fn only_what_wants_to_be_a_request_is_answered() {
-        assert!(request_in(br#"{"id":3,"method":"x","params":7}"#).is_some());
-        assert!(request_in(br#"{"id":3,"result":{}}"#).is_none());
-        assert!(request_in(br#"{"method":"x"}"#).is_none());
-        assert!(request_in(b"[1]").is_none());
     }
 }

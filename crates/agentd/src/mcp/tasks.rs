@@ -278,15 +278,7 @@ impl Shared {
     async fn read_part(&self, args: &Status, part: Part) -> Answer {
         let text = match (part, args.node_id) {
             (Part::Goal | Part::Context, _) => {
-                let request = TaskStatus {
-                    task_id: args.task_id,
-                    status: None,
-                    limit: Some(1),
-                    cursor: None,
-                    omit_payloads: true,
-                };
-                let status: TaskStatusResult =
-                    self.daemon.ask(Method::TaskStatus, &request, Again::Yes).await?;
+                let status = self.overview(args.task_id).await?;
                 match part {
                     Part::Goal => status.task.goal,
                     _ => status.task.context.text().to_owned(),
@@ -304,6 +296,18 @@ impl Shared {
             }
         };
         Ok(shape::piece(&text, args.offset))
+    }
+
+    // A task, and no more of its nodes than need be.
+    async fn overview(&self, task_id: TaskId) -> Result<TaskStatusResult, Refusal> {
+        let request = TaskStatus {
+            task_id,
+            status: None,
+            limit: Some(1),
+            cursor: None,
+            omit_payloads: true,
+        };
+        self.daemon.ask(Method::TaskStatus, &request, Again::Yes).await
     }
 
     async fn node(&self, task_id: TaskId, node_id: NodeId) -> Result<GetNodeResult, Refusal> {
@@ -334,6 +338,19 @@ impl Shared {
         }
     }
 
+    async fn refuse_finished(&self, task_id: TaskId) -> Result<(), Refusal> {
+        let state = self.overview(task_id).await?.state;
+        // A cancelled one the daemon refuses in its own words.
+        if !matches!(state, TaskState::Completed | TaskState::Failed) {
+            return Ok(());
+        }
+        Err(Refusal::new(
+            "wrong_state",
+            format!("task {task_id} is finished ({state}): there is nothing to pause"),
+            "nothing was done; task_register with its task_id adds nodes to it, and retry runs failed ones again",
+        ))
+    }
+
     pub(super) async fn control_task(&self, args: ControlTask) -> Answer {
         let ControlTask {
             task_id,
@@ -344,6 +361,10 @@ impl Shared {
         let daemon = &self.daemon;
         let shown = match action {
             Action::Pause | Action::Resume => {
+                // The daemon takes it: nodes may be added later. An agent that pauses means nodes that are there.
+                if matches!(action, Action::Pause) {
+                    self.refuse_finished(task_id).await?;
+                }
                 let method = match action {
                     Action::Pause => Method::PauseTask,
                     _ => Method::ResumeTask,

@@ -243,8 +243,10 @@ fn what_a_plugin_is_started_with() {
     assert_eq!(lines.len() + 1, text.lines().count(), "one PATH");
     lines.sort_unstable();
     let uid = nix::unistd::getuid().to_string();
+    let home = format!("HOME={}", env.state().join("plugins/notes").display());
     // Of files in its directory there is none.
     let mut expected = [
+        home.as_str(),
         "MODE=quick",
         "OTHER=another-t0ken",
         &format!("TOKEN={TOKEN}"),
@@ -257,6 +259,39 @@ fn what_a_plugin_is_started_with() {
     let said = shown(&logged);
     assert!(
         said.contains("notes: the log says [redacted]") && !said.contains(TOKEN),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_plugin_may_have_any_home_and_any_path() {
+    let env = environment("");
+    script(&env, "env >&2; exit 1");
+    let path = format!("/nowhere:{}", std::env::var("PATH").unwrap());
+    let own = [
+        ("HOME", "/a/home"),
+        ("XDG_CACHE_HOME", "/a/cache"),
+        ("USER", "somebody"),
+        ("LD_LIBRARY_PATH", "/a/lib"),
+        ("PATH", &path),
+    ];
+    let table: Vec<String> = own
+        .iter()
+        .map(|(name, value)| format!("{name} = {value:?}"))
+        .collect();
+    let file = env.path(".agentd/agentd.toml");
+    let config = fs::read_to_string(&file).unwrap();
+    fs::write(&file, format!("{config}env = {{ {} }}\n", table.join(", "))).unwrap();
+    let said = env.fails(1, &["plugin", "tools", "p", "--log"]);
+    for (name, value) in own {
+        assert!(said.contains(&format!("{name}={value}")), "{name}: {said}");
+    }
+    assert!(!env.state().join("plugins/p").exists());
+    // By this one its processes are found.
+    fs::write(&file, format!("{config}env = {{ AGENTD_SESSION_ID = 'x' }}\n")).unwrap();
+    let said = env.fails(78, &["plugin", "tools", "p"]);
+    assert!(
+        said.contains("AGENTD_SESSION_ID is set by agentd itself (as is what begins with AGENTD_)"),
         "{said}"
     );
 }

@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
@@ -65,6 +65,15 @@ fn plugin_pid(env: &TestEnvironment, session: &str) -> i32 {
     text.trim().parse().unwrap()
 }
 
+/// What makes a plugin leave a process behind that has nothing of it: no parent, no session, no environment. Its number is in
+/// this file.
+fn leaving(file: &str) -> String {
+    format!(
+        "(setsid env -i \"$(command -v sh)\" -c 'echo $$ >{file}; exec sleep 1000' >/dev/null 2>&1 </dev/null &) ; \
+         until [ -s {file} ]; do sleep 0.01; done"
+    )
+}
+
 #[test]
 fn an_agent_calls_tools_and_each_call_is_in_the_journal() {
     let script = "ask tools/list '{}'; tool t__say '{\"with\":\"open-sesame-1234\"}'; tool t__hidden '{}'; \
@@ -83,7 +92,10 @@ fn an_agent_calls_tools_and_each_call_is_in_the_journal() {
         "{names:?}"
     );
     // The plugin has it, the agent does not, and what the agent says of it is not shown.
-    assert!(lines[1].contains("the token is [redacted], home is <>"), "{said}");
+    let home = env.state().join("plugins/t");
+    let told = format!("the token is [redacted], home is <{}>", home.display());
+    assert!(lines[1].contains(&told), "{said}");
+    assert_eq!(fs::metadata(&home).unwrap().permissions().mode() & 0o7777, 0o700);
     assert!(!said.contains(SECRET), "{said}");
     assert!(
         lines[2].contains("\"error\"") || lines[2].contains("isError"),
@@ -177,12 +189,7 @@ fn a_call_is_answered_whatever_becomes_of_agentd() {
 #[test]
 fn no_plugin_outlives_a_supervisor_that_is_killed() {
     let (env, daemon) = with(&[agent("a", "echo begun; tool t__wait '{}'", HAS)]);
-    // One that leaves its group and its parent behind.
-    env.write(
-        "plugin.start",
-        "(setsid sh -c 'echo $$ >left; exec sleep 1000' >/dev/null 2>&1 </dev/null &) ; \
-         until [ -s left ]; do sleep 0.01; done",
-    );
+    env.write("plugin.start", &leaving("left"));
     let mut running = env.spawn(&["--json", "run", "a"]);
     let id = id_of(&mut running);
     running.wait_stdout("begun");
@@ -201,13 +208,128 @@ fn no_plugin_outlives_a_supervisor_that_is_killed() {
 fn what_a_plugin_leaves_ends_with_its_session() {
     let (env, daemon) = with(&[agent("a", "true", HAS)]);
     let left = env.path("left");
-    let start = format!(
-        "(setsid sh -c 'echo $$ >{}; exec sleep 1000' >/dev/null 2>&1 </dev/null &) ; until [ -s {0} ]; do sleep 0.01; done",
-        left.display()
-    );
-    env.write("plugin.start", &start);
+    env.write("plugin.start", &leaving(left.to_str().unwrap()));
     env.run(&["run", "a"]);
     wait_gone(fs::read_to_string(&left).unwrap().trim().parse().unwrap());
+    daemon.stop();
+}
+
+#[test]
+fn what_a_dead_plugin_leaves_ends_with_it() {
+    let (env, daemon) = with(&[agent("a", "echo begun; tool t__die '{}'; tool t__wait '{}'", HAS)]);
+    let left = env.path("left");
+    let first = format!(
+        "[ -e {0} ] || {{ {1}; }}",
+        left.display(),
+        leaving(left.to_str().unwrap())
+    );
+    env.write("plugin.start", &first);
+    let mut running = env.spawn(&["--json", "run", "a"]);
+    let id = id_of(&mut running);
+    running.wait_stdout("last words");
+    wait_gone(fs::read_to_string(&left).unwrap().trim().parse().unwrap());
+    fs::write(dir(&env, &id).join("tools/plugins/t/go"), "").unwrap();
+    running.output();
+    daemon.stop();
+}
+
+#[test]
+fn a_plugin_has_a_home_that_stays() {
+    let (env, daemon) = with(&[agent("a", "true", HAS)]);
+    env.write("plugin.start", "env >>\"$HOME/env\"");
+    env.run(&["run", "a"]);
+    env.run(&["run", "a"]);
+    // The same from the command line.
+    env.ok(&["plugin", "tools", "t"]);
+    let home = env.state().join("plugins/t");
+    let told = fs::read_to_string(home.join("env")).unwrap();
+    let count = |begin: &str| told.lines().filter(|line| line.starts_with(begin)).count();
+    assert_eq!(
+        (count(&format!("HOME={}", home.display())), count("TOKEN=")),
+        (3, 3)
+    );
+    assert_eq!(count("AGENTD_SESSION_ID="), 2);
+    let names: std::collections::BTreeSet<&str> = told
+        .lines()
+        .filter_map(|line| Some(line.split_once('=')?.0))
+        .collect();
+    let own = ["AGENTD_SESSION_ID", "HOME", "PATH", "START_AS", "TOKEN"];
+    // What a shell sets by itself.
+    let others: Vec<_> = names
+        .iter()
+        .filter(|name| !own.contains(name) && !["PWD", "OLDPWD", "SHLVL", "_"].contains(name))
+        .collect();
+    assert!(others.is_empty(), "{others:?}");
+    daemon.stop();
+}
+
+#[test]
+fn a_plugin_runs_as_the_user_that_is_named() {
+    let env = TestEnvironment::new();
+    secret(&env);
+    let declared = plugin(&env.path("plugin"), "user = \"nobody\"");
+    let config = format!("{declared}{}", agent("a", "tool t__say '{}'", HAS));
+    env.write(".agentd/agentd.toml", &config);
+    // Only root can be another user.
+    if !nix::unistd::geteuid().is_root() {
+        let told = env.run(&["check"]);
+        assert_eq!(code(told.status), 78);
+        assert!(
+            shown(&told).contains("only a daemon of root's"),
+            "{}",
+            shown(&told)
+        );
+        return;
+    }
+    let nobody = nix::unistd::User::from_name("nobody")
+        .unwrap()
+        .expect("a user nobody");
+    env.write(
+        "plugin.start",
+        &format!(
+            "{{ id -u; id -G; cat /proc/self/status; }} >\"$HOME/who\"; {}",
+            leaving("left")
+        ),
+    );
+    let daemon = env.daemon();
+    fs::set_permissions(env.home(), fs::Permissions::from_mode(0o700)).unwrap();
+    let refused = shown(&env.run(&["plugin", "tools", "t"]));
+    assert!(refused.contains("cannot get to its home"), "{refused}");
+    for path in [
+        env.home().parent().unwrap().to_owned(),
+        env.home(),
+        env.path("plugin.start"),
+    ] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let said = shown(&env.run(&["run", "a"]));
+    assert!(said.contains("the token is [redacted]"), "{said}");
+    let home = env.state().join("plugins/t");
+    let who = fs::read_to_string(home.join("who")).unwrap();
+    let mut lines = who.lines();
+    assert_eq!(lines.next(), Some(nobody.uid.to_string().as_str()));
+    assert!(
+        !lines.next().unwrap().split(' ').any(|group| group == "0"),
+        "{who}"
+    );
+    assert!(who.contains("CapEff:\t0000000000000000"), "{who}");
+    let metadata = fs::metadata(&home).unwrap();
+    assert_eq!(
+        (metadata.uid(), metadata.mode() & 0o7777),
+        (nobody.uid.as_raw(), 0o700)
+    );
+    fs::remove_file(home.join("who")).unwrap();
+    env.ok(&["plugin", "tools", "t"]);
+    assert!(
+        fs::read_to_string(home.join("who"))
+            .unwrap()
+            .starts_with(&nobody.uid.to_string())
+    );
+    let unknown = config.replace("\"nobody\"", "\"nobody-of-that-name\"");
+    env.write(".agentd/agentd.toml", &unknown);
+    let told = env.run(&["check"]);
+    assert_eq!(code(told.status), 78);
+    assert!(shown(&told).contains("does not exist"), "{}", shown(&told));
     daemon.stop();
 }
 
@@ -268,6 +390,40 @@ fn an_agent_completes_its_node_by_its_tools() {
     assert!(status.to_string().contains("by"), "{status}");
     let calls = journal(&env, "SESSION_TOOL_CALL");
     assert_eq!(calls[0]["tool"], "node_complete");
+    daemon.stop();
+}
+
+#[test]
+fn what_an_agent_tells_agentd_is_kept_without_its_secrets() {
+    // As it is; as base64, by a shell; and written in JSON's escapes.
+    let script = "S=$(cat \"$CREDENTIALS_DIRECTORY/TOKEN\"); B=$(printf %s \"$S\" | base64); \
+                  tool agentd__node_event \"{\\\"payload\\\":{\\\"found\\\":\\\"it is $S, or $B\\\"}}\"; \
+                  tool agentd__task_register \"{\\\"goal\\\":\\\"use $S\\\"}\"; \
+                  tool agentd__node_complete \"{\\\"result\\\":{\\\"$S\\\":[\\\"$B\\\",\\\"\\\\u006fpen-sesame-1234\\\"]}}\"";
+    let (env, daemon) = with(&[agent("a", script, "credentials = [\"TOKEN\"]\n")]);
+    let mut wire = env.connect();
+    let task = wire.call(
+        "RegisterTask",
+        json!({ "goal": "g", "initial_nodes": [{ "name": "own", "work": { "kind": "agent", "agent": "a" } }] }),
+    );
+    wire.call(
+        "SubscribeJournal",
+        json!({ "from_seq": 1, "action_types": ["SESSION_ENDED"] }),
+    );
+    let ended = wire.line().unwrap();
+    assert!(ended.to_string().contains("completed"), "{ended}");
+    let mut wire = env.connect();
+    let status = wire.call("TaskStatus", json!({ "task_id": task["task_id"] }));
+    let result = &status["nodes"][0]["result_payload"];
+    assert_eq!(*result, json!({ "[redacted]": ["[redacted]", "[redacted]"] }));
+    let entries = wire.call("ReadJournal", json!({ "limit": 1000 })).to_string();
+    assert!(entries.contains("it is [redacted], or [redacted]"), "{entries}");
+    let tasks = wire.call("ListTasks", json!({})).to_string();
+    assert!(tasks.contains("use [redacted]"), "{tasks}");
+    let encoded = "b3Blbi1zZXNhbWUtMTIzNA";
+    for text in [&entries, &tasks, &status.to_string()] {
+        assert!(!text.contains(SECRET) && !text.contains(encoded), "{text}");
+    }
     daemon.stop();
 }
 

@@ -4,8 +4,16 @@ use crate::client::{BOTH, Client, Lifecycle};
 use crate::support::TestEnvironment;
 use serde_json::{Value, json};
 
+/// The code and the id of the refusal that comes next. An id that is missing is no `null`.
+#[track_caller]
+fn refused_line(client: &mut Client) -> (Value, Value) {
+    let mut answer = client.wait(|message| message.get("error").is_some());
+    let id = answer.get("id").expect("an id").clone();
+    (answer["error"]["code"].take(), id)
+}
+
 #[test]
-fn garbage_is_answered_or_ignored_and_nothing_else_suffers() {
+fn garbage_is_answered_and_nothing_else_suffers() {
     for lifecycle in BOTH {
         let env = TestEnvironment::new();
         let _daemon = env.daemon();
@@ -13,6 +21,7 @@ fn garbage_is_answered_or_ignored_and_nothing_else_suffers() {
         // Before there is a session.
         client.line("");
         client.line("not JSON");
+        assert_eq!(refused_line(&mut client), (json!(-32700), Value::Null));
         client.line(
             "{\"jsonrpc\":\"2.0\",\"method\":\"notifications/cancelled\",\"params\":{\"requestId\":1}}",
         );
@@ -35,26 +44,48 @@ fn garbage_is_answered_or_ignored_and_nothing_else_suffers() {
         client.call("whoami", json!({}));
 
         // In the middle of one.
-        for line in [
-            "[1,2,3]",
-            "7",
-            "null",
-            "{}",
-            "{\"jsonrpc\":\"2.0\"}",
-            "\u{0}",
-            "{\"id\":",
+        for (line, code, id) in [
+            ("[]", -32600, json!(null)),
+            ("[1,2,3]", -32600, json!(null)),
+            ("7", -32600, json!(null)),
+            ("null", -32600, json!(null)),
+            ("{}", -32600, json!(null)),
+            ("{\"jsonrpc\":\"2.0\"}", -32600, json!(null)),
+            ("{\"id\":905}", -32600, json!(905)),
+            ("{\"jsonrpc\":\"2.0\",\"id\":\"x\"}", -32600, json!("x")),
+            (
+                "{\"jsonrpc\":\"1.0\",\"id\":902,\"method\":\"ping\"}",
+                -32600,
+                json!(902),
+            ),
+            (
+                "{\"jsonrpc\":\"2.0\",\"id\":{\"a\":1},\"method\":\"ping\"}",
+                -32600,
+                json!(null),
+            ),
+            ("\u{0}", -32700, json!(null)),
+            ("{\"id\":", -32700, json!(null)),
+            (&"[".repeat(100_000), -32700, json!(null)),
         ] {
             client.line(line);
+            assert_eq!(refused_line(&mut client), (json!(code), id), "{line:.80}");
         }
-        client.line(&"[".repeat(100_000));
-        client.line("{\"jsonrpc\":\"1.0\",\"id\":902,\"method\":\"ping\"}");
-        assert!(client.answer(902)["error"]["message"].is_string());
-        client.line("{\"jsonrpc\":\"2.0\",\"id\":{\"a\":1},\"method\":\"ping\"}");
-        let nameless = client.wait(|message| message.get("error").is_some() && message.get("id").is_none());
-        assert_eq!(nameless["error"]["code"], -32600);
+        // An envelope that is right, around what no method takes.
+        client.line("{\"jsonrpc\":\"2.0\",\"id\":1.5,\"method\":\"ping\"}");
+        assert_eq!(refused_line(&mut client), (json!(-32602), json!(1.5)));
         client.line(&"x".repeat(3 * 1024 * 1024));
-        let long = client.wait(|message| message.to_string().contains("more than"));
-        assert!(long.get("id").is_none(), "{long}");
+        let long = client.wait(|message| message.to_string().contains("was not read"));
+        assert_eq!(
+            (&long["error"]["code"], long.get("id")),
+            (&json!(-32600), Some(&Value::Null))
+        );
+        client.line(&format!(
+            "{{\"jsonrpc\":\"2.0\",\"id\":906,\"method\":\"ping\",\"params\":{{\"x\":\"{}\"}}}}",
+            "x".repeat(3 * 1024 * 1024)
+        ));
+        assert_eq!(refused_line(&mut client), (json!(-32600), json!(906)));
+        // An answer to nothing is not answered: two that err would not end.
+        client.line("{\"jsonrpc\":\"2.0\",\"id\":null,\"error\":{\"code\":-32700,\"message\":\"no\"}}");
 
         for (method, params) in [
             ("tools/call", json!({ "name": "rm_rf", "arguments": {} })),

@@ -293,3 +293,32 @@ fn what_was_lost_is_told_at_the_next_call() {
     let refusal = a.refused("node_complete", json!({ "result": 1 }));
     assert_eq!(refusal["error"]["reason"], "not_held");
 }
+
+#[test]
+fn what_is_finished_is_not_paused() {
+    let env = TestEnvironment::new();
+    let _daemon = env.daemon();
+    let mut client = Client::start(&env, "pauser", Lifecycle::Modern);
+    let task = client.call("task_register", json!({ "goal": "g", "nodes": [{}] }))["task_id"].take();
+    let control = |action: &str| json!({ "task_id": task, "action": action });
+    client.call("task_control", control("pause"));
+    client.call("task_control", control("resume"));
+    client.call("node_acquire", json!({ "task_id": task }));
+    client.call("node_complete", json!({ "result": 1 }));
+    let refusal = client.refused("task_control", control("pause"));
+    assert_eq!(refusal["error"]["reason"], "wrong_state");
+    assert!(
+        refusal["error"]["message"]
+            .as_str()
+            .unwrap()
+            .contains("finished (completed)")
+    );
+    let status = client.call("task_status", json!({ "task_id": task }));
+    assert_eq!(status["state"], "completed");
+    let refusal = client.refused("task_control", json!({ "task_id": "7", "action": "pause" }));
+    let message = refusal["error"]["message"].as_str().unwrap();
+    assert!(
+        message.starts_with("task_id: not an id: ids are UUIDs, like "),
+        "{message}"
+    );
+}

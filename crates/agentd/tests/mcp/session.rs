@@ -204,3 +204,25 @@ fn in_a_session_only_its_own_leases_are_its_own() {
         late.refused("lock_acquire", json!({ "key": "k" }));
     }
 }
+
+#[test]
+fn a_session_that_nobody_knows_is_refused_at_once() {
+    let mut env = TestEnvironment::new();
+    let session = "00000000-0000-4000-8000-000000000009";
+    // A daemon that does not run yet may know it later.
+    let mut early = Client::with(
+        env.command(&["mcp", "--session", session]),
+        "early",
+        Lifecycle::Modern,
+    );
+    assert_eq!(early.call("whoami", json!({}))["daemon"]["answers"], false);
+    let _daemon = env.daemon();
+    let told = env.fails(64, &["mcp", "--session", session]);
+    assert!(
+        told.contains(session) && told.contains("agentd sessions"),
+        "{told}"
+    );
+    env.set("AGENTD_SESSION_ID", session);
+    env.fails(64, &["mcp"]);
+    assert!(early.close().success());
+}

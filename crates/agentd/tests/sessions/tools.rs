@@ -1,6 +1,7 @@
 //! Tools for agents in containers that have no network at all.
 
 use crate::site::{Site, contained};
+use crate::support::wait_gone;
 use crate::tools_support::{CLIENT, SECRET, plugin};
 use serde_json::{Value, json};
 
@@ -21,19 +22,30 @@ fn agents_without_a_network_call_tools_from_inside() {
         contained("runc", &script, more),
         contained("gvisor", &script, &format!("{more}oci_runtime = \"runsc\"\n")),
     ];
+    // A process that has nothing of the plugin's: neither its parent, nor its session, nor its environment.
+    let left = site.env.path("left");
+    let leaves = format!(
+        "(setsid env -i \"$(command -v sh)\" -c 'echo $$ >{0}; exec sleep 1000' >/dev/null 2>&1 </dev/null &) ; \
+         until [ -s {0} ]; do sleep 0.01; done",
+        left.display()
+    );
+    site.env.write("plugin.start", &leaves);
     site.declare("", &agents);
     site.start();
+    let home = site.env.state().join("plugins/t");
     for agent in ["runc", "gvisor"] {
         let said = site.env.ok(&["run", agent]);
         let lines: Vec<&str> = said.lines().collect();
         assert!(
-            lines[0].contains("the token is [redacted], home is <>"),
+            lines[0].contains(&format!("the token is [redacted], home is <{}>", home.display())),
             "{agent}: {said}"
         );
         assert!(lines[1].contains("may not be called"), "{agent}: {said}");
         assert!(lines[2].contains("session_id"), "{agent}: {said}");
         assert_eq!(lines[3], "1", "{agent}: {said}");
         assert!(!said.contains(SECRET), "{agent}: {said}");
+        wait_gone(std::fs::read_to_string(&left).unwrap().trim().parse().unwrap());
+        std::fs::remove_file(&left).unwrap();
     }
     let mut wire = site.env.connect();
     let page = wire.call("ReadJournal", json!({ "action_types": ["SESSION_TOOL_CALL"] }));

@@ -82,6 +82,8 @@ async fn nonsense_from_a_client_is_answered() {
         (&b"nonsense\n"[..], -32700),
         (b"\xff\xfe\n", -32700),
         (b"[]\n", -32600),
+        (b"{\"id\":5}\n", -32600),
+        (b"{\"jsonrpc\":\"2.0\",\"id\":5}\n", -32600),
         (b"{\"jsonrpc\":\"2.0\",\"id\":[],\"method\":\"ping\"}\n", -32600),
         (b"{\"jsonrpc\":\"2.0\",\"id\":5,\"method\":\"x/y\"}\n", -32601),
         (

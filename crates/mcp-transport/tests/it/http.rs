@@ -244,3 +244,33 @@ async fn an_answer_whose_stream_breaks_off() {
     );
     near.gateway.stop().await;
 }
+
+#[tokio::test]
+async fn what_is_no_message_is_answered_with_an_error() {
+    let world = World::with(vec![plugin("one", "legacy")], |options| {
+        options.client_line_bytes_max = 100_000;
+    })
+    .await;
+    let port = bridged(&world);
+    let long = format!(
+        "{{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"{}\"}}",
+        "x".repeat(150_000)
+    );
+    for (body, status, code, id) in [
+        ("nonsense", 400, -32700, json!(null)),
+        ("", 400, -32700, json!(null)),
+        ("[]", 400, -32600, json!(null)),
+        ("{\"id\":5}", 400, -32600, json!(5)),
+        (&long, 413, -32600, json!(null)),
+    ] {
+        let (got, _, answer) = http(port, "POST", TOKEN, body).await;
+        let answer: Value = serde_json::from_str(&answer).unwrap();
+        assert_eq!(
+            (got, &answer["error"]["code"]),
+            (status, &json!(code)),
+            "{answer}"
+        );
+        assert_eq!(answer.get("id"), Some(&id), "{answer}");
+    }
+    world.gateway.stop().await;
+}

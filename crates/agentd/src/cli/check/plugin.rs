@@ -5,6 +5,7 @@ use crate::cli::plugin::{policy, program};
 use crate::settings::{Environment, Settings};
 use agentd_config::{Agent, Config, Plugin, PluginSource, ToolPatterns};
 use agentd_runner::session::error::StepError;
+use agentd_runner::session::plugins;
 use agentd_runner::session::secrets::{ReadSecret, SecretStore};
 use agentd_runner::session::tools::OWN_PLUGIN;
 use mcp_transport::name::SEPARATOR;
@@ -36,6 +37,9 @@ pub(super) fn examine(settings: &Settings, environment: &Environment) -> Vec<Fin
                     found.extend(in_the_clear(url));
                 }
             }
+        }
+        if let Err(error) = plugins::user(plugin) {
+            found.push(Finding::error("user", error.to_string()));
         }
         for credential in &plugin.credentials {
             secret(&mut found, "credentials", store.read_for(credential));

@@ -67,10 +67,12 @@ fn document(plugin: &Plugin, agents: &[&str]) -> Value {
             command,
             env,
             workdir,
+            user,
         } => {
             shown["command"] = json!(command);
             shown["env"] = json!(env.keys().collect::<Vec<_>>());
             shown["workdir"] = json!(workdir);
+            shown["user"] = json!(user);
         }
         PluginSource::Url { url, .. } => shown["url"] = json!(url),
     }

@@ -9,11 +9,12 @@ use agentd_config::{Plugin, PluginSource};
 use agentd_runner::session::secrets::SecretStore;
 use agentd_runner::session::tools;
 use agentd_supervisor::redact::Redactor;
-use agentd_supervisor::tools::plugin_options;
+use agentd_supervisor::tools::{self as spec, plugin_options};
 use mcp_transport::event::{ChannelSink, Event};
 use mcp_transport::policy::Rules;
 use mcp_transport::{Gateway, GatewayOptions, StartError};
 use std::collections::BTreeMap;
+use std::os::unix::fs::chown;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -61,7 +62,17 @@ pub(super) async fn run<T>(
         .map_err(|error| internal("make an empty directory", error))?;
     look(context, plugin)?;
     let path = program::path(plugin, context.environment.get("PATH"));
-    let spec = tools::plugin(plugin, &path, terms.timeout.unwrap_or(tools::START_MAX), None);
+    let start_max = terms.timeout.unwrap_or(tools::START_MAX);
+    let spec = tools::plugin(plugin, &path, &context.settings.home, start_max, None)
+        .map_err(|error| Failure::config(error.to_string()))?;
+    let user = match &spec.source {
+        spec::PluginSource::Process { user, .. } => user.clone(),
+        spec::PluginSource::Remote { .. } => None,
+    };
+    if let Some(user) = &user {
+        chown(empty_dir.path(), Some(user.uid), Some(user.gid))
+            .map_err(|error| internal("give an empty directory to the plugin's user", error))?;
+    }
     let values = secrets(context, plugin)?;
     let redactor = Redactor::new(values.values().cloned());
     let own_dir = |_: &str| Ok(empty_dir.path().to_owned());
@@ -78,7 +89,7 @@ pub(super) async fn run<T>(
     options.events = Arc::new(sink);
     let redacts = redactor.clone();
     options.redact = Arc::new(move |text: &str| redacts.redact_text(text));
-    options.spawn = Arc::new(Guarded);
+    options.spawn = Arc::new(Guarded { user });
     let _ended = EndTree;
     let gateway = tokio::select! {
         biased;
@@ -175,7 +186,7 @@ fn not_started(plugin: &Plugin, error: &StartError, start_max: Duration) -> Fail
         ));
     }
     failure.hint(format!(
-        "it ran `{command}` with PATH, its own env and its credentials, and no other variables: is one missing?"
+        "it ran `{command}` with PATH, a HOME of its own, its own env and its credentials, and no other variables: is one missing?"
     ))
 }
 

@@ -1,13 +1,14 @@
 //! The guard itself: one thread, waiting for whatever comes first.
 
 use super::{End, Order, monotonic_ns, tree};
+use crate::tools::ProcessUser;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::WaitStatus;
-use nix::unistd::{Pid, dup2_stdin, dup2_stdout, getpid, getppid};
+use nix::unistd::{Gid, Pid, Uid, dup2_stdin, dup2_stdout, getpid, getppid, setgid, setgroups, setuid};
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
@@ -23,8 +24,17 @@ const KILLING_ROUND: Duration = Duration::from_millis(50);
 /// Far longer than any order.
 const ORDER_BYTES_MAX: usize = 4096;
 
-/// The whole program of a guard.
-pub(crate) fn guard_main(fd: RawFd, command: &[OsString]) -> ExitCode {
+/// What a guard starts.
+pub(super) struct Child {
+    pub(super) command: Command,
+    /// The user that it is to have; the guard's own when absent.
+    pub(super) user: Option<ProcessUser>,
+}
+
+/// The whole program of a guard that is told until when its command may run: `fd` is its end of the socket pair. The command
+/// has the guard's own environment, directory and user.
+#[must_use]
+pub fn guard_main(fd: RawFd, command: &[OsString]) -> ExitCode {
     match guard(fd, command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -39,25 +49,35 @@ pub(crate) fn guard_main(fd: RawFd, command: &[OsString]) -> ExitCode {
     unsafe_code,
     reason = "a file descriptor that was inherited has no other form than its number"
 )]
-fn adopt(fd: RawFd) -> io::Result<UnixStream> {
+pub(super) fn adopt(fd: RawFd) -> io::Result<OwnedFd> {
     if fd <= 2 {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
             "not started by agentd",
         ));
     }
-    // SAFETY: `lock run` opened this descriptor for us and nothing else in this process, which has just begun,
+    // SAFETY: whoever started us opened this descriptor for us and nothing else in this process, which has just begun,
     // knows its number.
     let owned = unsafe { OwnedFd::from_raw_fd(fd) };
     nix::fcntl::fcntl(
         &owned,
         nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC),
     )?;
-    Ok(UnixStream::from(owned))
+    Ok(owned)
 }
 
 fn guard(fd: RawFd, command: &[OsString]) -> io::Result<()> {
-    let control = adopt(fd)?;
+    let Some((program, arguments)) = command.split_first() else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let mut command = Command::new(program);
+    command.args(arguments);
+    let control = UnixStream::from(adopt(fd)?);
+    stand_guard(control, Child { command, user: None })
+}
+
+/// Starts it at the first word, and ends with it. The thread must be the program's only one.
+pub(super) fn stand_guard(control: UnixStream, child: Child) -> io::Result<()> {
     prctl::set_child_subreaper(true)?;
     let mut caught = SigSet::empty();
     // Not TSTP's default: a guard that is stopped could not keep the time. The command is stopped by it, and
@@ -85,7 +105,7 @@ fn guard(fd: RawFd, command: &[OsString]) -> io::Result<()> {
         end: None,
         killing_ns: None,
     };
-    guard.run(command);
+    guard.run(child);
     let mut line = serde_json::to_vec(&guard.end.unwrap_or(End::Stopped))?;
     line.push(b'\n');
     guard.control.set_nonblocking(false)?;
@@ -107,7 +127,7 @@ struct Guard {
 }
 
 impl Guard {
-    fn run(&mut self, command: &[OsString]) {
+    fn run(&mut self, child: Child) {
         if self.control.set_nonblocking(true).is_err() {
             return;
         }
@@ -116,7 +136,7 @@ impl Guard {
             self.wait();
         }
         if self.killing_ns.is_none() {
-            match start(command) {
+            match start(child) {
                 Ok(pid) => {
                     self.child = Some(pid);
                     let_go_of_pipes();
@@ -285,13 +305,9 @@ fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-fn start(command: &[OsString]) -> Result<Pid, End> {
-    let Some((program, arguments)) = command.split_first() else {
-        return Err(End::NotFound);
-    };
-    let mut command = Command::new(program);
-    command.args(arguments);
-    on_start(&mut command);
+fn start(child: Child) -> Result<Pid, End> {
+    let Child { mut command, user } = child;
+    on_start(&mut command, user);
     match command.spawn() {
         // The handle is dropped: every child is reaped in one place, by number.
         Ok(child) => i32::try_from(child.id())
@@ -304,12 +320,22 @@ fn start(command: &[OsString]) -> Result<Pid, End> {
 
 #[expect(
     unsafe_code,
-    reason = "the standard library has no safe way to give a child a death signal"
+    reason = "the standard library has no safe way to give a child groups and a death signal"
 )]
-fn on_start(command: &mut Command) {
+fn on_start(command: &mut Command, user: Option<ProcessUser>) {
     let guard = getpid();
+    let user = user.map(|user| {
+        let groups: Vec<Gid> = user.groups.into_iter().map(Gid::from_raw).collect();
+        (Uid::from_raw(user.uid), Gid::from_raw(user.gid), groups)
+    });
     let prepare = move || {
-        // Should the guard be killed with KILL, its command goes with it.
+        if let Some((uid, gid, groups)) = &user {
+            setgroups(groups)?;
+            setgid(*gid)?;
+            setuid(*uid)?;
+        }
+        // Should the guard be killed with KILL, its command goes with it. After the change of user, which would take it
+        // back.
         prctl::set_pdeathsig(Signal::SIGKILL)?;
         if getppid() != guard {
             return Err(Errno::ESRCH.into());
@@ -319,7 +345,7 @@ fn on_start(command: &mut Command) {
         Ok(())
     };
     // SAFETY: between fork and exec only async-signal-safe calls are allowed. These are bare system calls
-    // (prctl, getppid, sigprocmask) on values that were made before; nothing is allocated or locked.
+    // (setgroups, setgid, setuid, prctl, getppid, sigprocmask) on values that were made before; nothing is allocated or locked.
     unsafe {
         command.pre_exec(prepare);
     }

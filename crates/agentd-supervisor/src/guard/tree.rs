@@ -88,7 +88,7 @@ pub(super) fn kill_round() {
 }
 
 /// Ends everything below this process, which must be a subreaper, and waits for it. Blocks.
-pub(crate) fn end() {
+pub fn end() {
     let deadline = Instant::now() + END_MAX;
     while Instant::now() < deadline {
         kill_round();
