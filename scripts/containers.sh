@@ -22,6 +22,8 @@ mkdir -p "$work/home" "$work/files" "$work/image" "$work/podman"
 podman=(podman --root "$work/podman/root" --runroot "$work/podman/run" --tmpdir "$work/podman/tmp")
 
 clear_up() {
+    # Sessions outlive the script when it is interrupted.
+    pgrep -f "^agentd __session $work/" | xargs --no-run-if-empty kill -KILL || true
     "${podman[@]}" rm --force --all --time 0 >/dev/null 2>&1 || true
     awk -v below="$work/" 'index($5, below) == 1 { print $5 }' /proc/self/mountinfo | sort -r | while read -r place; do
         umount --lazy "$place" || true
@@ -29,6 +31,8 @@ clear_up() {
     rm -rf "$work"
 }
 trap clear_up EXIT
+# After the command that runs, which ends its session.
+trap 'exit 130' INT TERM
 
 cat >"$work/containers.conf" <<EOF
 [engine]

@@ -169,6 +169,8 @@ impl Site {
 
 impl Drop for Site {
     fn drop(&mut self) {
+        // It would begin what waits.
+        drop(self.daemon.take());
         // What a failed test has left: agents go with their supervisors, containers with their Podman.
         let state = self.env.state().into_os_string().into_encoded_bytes();
         let ours = |line: &[u8]| {
