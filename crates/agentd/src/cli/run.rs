@@ -12,6 +12,7 @@ use super::sessions::transcript::{Look, Reader, Writer, say_missing};
 use super::sessions::wait::{pause_after, stop, until_ended};
 use super::sessions::{outcome, transcript};
 use super::{Context, values};
+use crate::console::Tone;
 use crate::daemon::process::{Signals, exit_number};
 use crate::endpoint::{Host, Reconnect};
 use crate::failure::{Exit, Failure};
@@ -284,6 +285,12 @@ fn conclude(context: &Context, begun: &Begun, ended: &SessionInfo) -> Result<Exi
             begun.what,
             outcome::verdict(how)
         ));
+        if let Some(hint) = outcome::hint(ended) {
+            context.console.status(&format!(
+                "{} {hint}",
+                context.console.toned_status(Tone::Active, "hint:")
+            ));
+        }
     }
     Ok(exit)
 }
