@@ -130,6 +130,16 @@ pub struct Ok {
     pub ok: bool,
 }
 
+/// A session was removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RemovedSession {
+    /// Always true.
+    pub ok: bool,
+    /// What of its worktree is nowhere else, and stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<String>,
+}
+
 /// A lease was extended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Extended {

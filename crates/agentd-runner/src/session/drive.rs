@@ -431,6 +431,11 @@ impl Driver {
         for warning in &evidence.remarks {
             self.warn(warning);
         }
+        if let Some(message) = down.worktree {
+            let step = serde_json::json!({ "phase": "teardown", "step": "worktree", "message": message });
+            self.record(action::SESSION_STEP, Json::of(&step));
+            evidence.remarks.push(message);
+        }
         self.note_step("teardown", "environment", begun, None);
         let mut outcome = outcome::decide(&evidence);
         let command = match self.lease {

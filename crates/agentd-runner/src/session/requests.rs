@@ -2,12 +2,13 @@
 
 use super::SessionError;
 use super::drive::Entry;
+use super::error::StepError;
 use super::manager::{Sessions, locked};
 use super::tree::{self, Budget};
 use super::upkeep::{self, Removal, What, Why};
 use agentd_config::{Agent, Config};
 use agentd_protocol::requests::{RunAgent, SessionRef, StopSession};
-use agentd_protocol::results::{AgentList, QueuedSession, Reloaded};
+use agentd_protocol::results::{AgentList, QueuedSession, Reloaded, RemovedSession};
 use agentd_protocol::{AgentInfo, SessionInfo, SessionPhase, Trigger, TriggerKind};
 use agentd_store::session::{ChangeSession, NewSession, SessionEvent};
 use agentd_store::{Command, Query, StoreError, ask, execute};
@@ -142,27 +143,29 @@ impl Sessions {
         Ok(())
     }
 
-    /// Removes a session that is over, with all that is kept of it.
+    /// Removes a session that is over, with all that is kept of it but for work in its worktree that is nowhere else.
     ///
     /// # Errors
     /// No such session; it has not ended.
-    pub async fn remove(&self, session: SessionRef) -> Result<(), SessionError> {
+    pub async fn remove(&self, session: SessionRef) -> Result<RemovedSession, SessionError> {
         // The row goes first, for it says whether this may be done. What then is on disk without one is found later,
         // whatever happens here.
         let _: agentd_protocol::results::Ok =
             execute(self.inner.store(), Command::RemoveSession(session)).await?;
         let inner = Arc::clone(&self.inner);
-        super::blocking(move || {
+        let kept = super::blocking(move || {
             let worktrees = inner.worktrees();
+            let recorded = worktrees.recorded(session.session_id);
             let removal = Removal {
                 what: What::Orphan(session.session_id),
                 why: Why::Unknown,
-                spare_worktree: worktrees.recorded(session.session_id).is_err(),
+                spare_worktree: recorded.is_err(),
             };
-            upkeep::carry_out(&worktrees, &removal, &mut Budget::entries(tree::ENTRIES_MAX))
+            let removed = upkeep::carry_out(&worktrees, &removal, &mut Budget::entries(tree::ENTRIES_MAX))?;
+            Ok::<_, StepError>(upkeep::kept(removed, recorded.ok().flatten().as_ref()))
         })
         .await?;
-        Ok(())
+        Ok(RemovedSession { ok: true, kept })
     }
 
     /// Reads the configuration again. A file that cannot be used changes nothing.

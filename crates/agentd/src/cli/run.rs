@@ -278,7 +278,8 @@ fn conclude(context: &Context, begun: &Begun, ended: &SessionInfo) -> Result<Exi
         )));
     };
     let exit = outcome::exit(how);
-    if exit != Exit::Ok {
+    // What is said of a session that went well is what became of its worktree.
+    if exit != Exit::Ok || how.message.is_some() {
         context.console.status(&format!(
             "session {} ({}) {}",
             begun.id,

@@ -26,3 +26,4 @@ mod survey;
 mod tools;
 #[path = "../support/tools.rs"]
 mod tools_support;
+mod worktrees;
