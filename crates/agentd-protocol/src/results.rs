@@ -510,6 +510,9 @@ pub struct Reloaded {
     pub changed: Vec<String>,
     /// Agents that are no longer declared.
     pub removed: Vec<String>,
-    /// Settings that differ and take effect when agentd is started again.
+    /// Plugins that are new, declared differently, or gone. Sessions that run keep what they began with.
+    #[serde(default)]
+    pub plugins: Vec<String>,
+    /// Settings that differ from those agentd was started with, and take effect when it is started again.
     pub need_restart: Vec<String>,
 }

@@ -22,13 +22,15 @@ use super::toolcalls::ToolCalls;
 use super::{teardown, toolcalls};
 use agentd_config::Agent;
 use agentd_protocol::journal::action;
-use agentd_protocol::requests::{CompleteNode, FailNode, HeartbeatNode, ReleaseNode};
-use agentd_protocol::results::AcquiredNode;
+use agentd_protocol::requests::{
+    CompleteNode, FailNode, HeartbeatNode, JournalFilter, ReadJournal, ReleaseNode,
+};
+use agentd_protocol::results::{AcquiredNode, JournalPage};
 use agentd_protocol::{
     Json, OutcomeReason, SessionId, SessionInfo, SessionOutcome, SessionPhase, TriggerKind,
 };
 use agentd_store::session::{ChangeSession, SessionEvent, SessionLease, SessionNote};
-use agentd_store::{Command, Reply, Store, StoreError};
+use agentd_store::{Command, Query, Reply, Store, StoreError, ask};
 use agentd_supervisor::control::{Control, ControlError, News};
 use agentd_supervisor::dir::SessionDir;
 use agentd_supervisor::follow::{FollowError, Follower};
@@ -49,6 +51,9 @@ fn ran_ms(info: &SessionInfo) -> u64 {
 
 /// Between two attempts to write what the store could not take.
 const RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// Warnings of a session that are looked at for what was said already.
+const TOLD_ENTRIES_MAX: u32 = 100;
 
 /// Between two attempts to reach a supervisor that is there and does not answer.
 const UNANSWERED: Duration = Duration::from_secs(1);
@@ -94,6 +99,8 @@ pub(super) struct Driver {
     dir: SessionDir,
     // Of the agent's output, once it has ended.
     output_bytes: u64,
+    // Up to this record an earlier daemon wrote down what there was to be said.
+    told: u64,
     // Its supervisor has said that nothing is left of it.
     runtime_is_clear: bool,
     calls: ToolCalls,
@@ -119,6 +126,7 @@ impl Driver {
             stop,
             dir,
             output_bytes: 0,
+            told: 0,
             runtime_is_clear: false,
             calls: ToolCalls::default(),
             heart,
@@ -138,17 +146,20 @@ impl Driver {
             }
             Entry::Fresh => self.execute(None).await?,
             Entry::Node(node) => self.execute(Some(*node)).await?,
-            Entry::Follow => match self.follow_holding(None).await? {
-                Some(exited) => exited,
-                // What had looked like its supervisor was not one. Nobody has begun the agent, or will.
-                None if self.info.phase == SessionPhase::Starting => {
-                    return match self.info.trigger.kind {
-                        TriggerKind::Node => self.give_back().await,
-                        _ => self.rebuild().await,
-                    };
+            Entry::Follow => {
+                self.told = told(self.inner.store(), self.info.id).await?;
+                match self.follow_holding(None).await? {
+                    Some(exited) => exited,
+                    // What had looked like its supervisor was not one. Nobody has begun the agent, or will.
+                    None if self.info.phase == SessionPhase::Starting => {
+                        return match self.info.trigger.kind {
+                            TriggerKind::Node => self.give_back().await,
+                            _ => self.rebuild().await,
+                        };
+                    }
+                    None => self.not_begun().await,
                 }
-                None => self.not_begun().await,
-            },
+            }
             Entry::Finish(exited) => exited,
             Entry::Rebuild => return self.rebuild().await,
             Entry::GiveBack => return self.give_back().await,
@@ -385,12 +396,15 @@ impl Driver {
             } => {
                 self.output_bytes = output_bytes;
                 self.runtime_is_clear = true;
-                if missing_bytes > 0 {
-                    self.warn(&format!("{missing_bytes} bytes of its output were not kept"));
+                if record.seq > self.told {
+                    if missing_bytes > 0 {
+                        let message = format!("{missing_bytes} bytes of its output were not kept");
+                        self.warn_of(record.seq, &message);
+                    }
+                    self.note("teardown", "runtime", Some(teardown_ms), None);
                 }
-                self.note("teardown", "runtime", Some(teardown_ms), None);
             }
-            What::Warning { message } => self.warn(&message),
+            What::Warning { message } if record.seq > self.told => self.warn_of(record.seq, &message),
             _ => {}
         }
         Ok(())
@@ -622,6 +636,12 @@ impl Driver {
         self.record(action::SESSION_WARNING, payload);
     }
 
+    // With the number of the record that says so.
+    fn warn_of(&self, record: u64, message: &str) {
+        let payload = Json::of(&serde_json::json!({ "message": message, "record": record }));
+        self.record(action::SESSION_WARNING, payload);
+    }
+
     fn note_step(&self, phase: &str, step: &str, begun: Instant, error: Option<&str>) {
         let took = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.note(phase, step, Some(took), error);
@@ -663,6 +683,26 @@ impl Driver {
             }
         }
     }
+}
+
+/// The last record of a session's supervisor of which the journal has a warning.
+async fn told(store: &dyn Store, session_id: SessionId) -> Result<u64, StoreError> {
+    let request = ReadJournal {
+        from_seq: None,
+        last: Some(TOLD_ENTRIES_MAX),
+        limit: None,
+        filter: JournalFilter {
+            session_id: Some(session_id),
+            action_types: vec![action::SESSION_WARNING.into()],
+            ..JournalFilter::default()
+        },
+    };
+    let page: JournalPage = ask(store, Query::ReadJournal(request)).await?;
+    let records = page
+        .entries
+        .iter()
+        .filter_map(|entry| entry.payload.to_value()["record"].as_u64());
+    Ok(records.max().unwrap_or(0))
 }
 
 #[derive(Default)]

@@ -12,7 +12,7 @@ use agentd_protocol::results::{AgentList, QueuedSession, Reloaded, RemovedSessio
 use agentd_protocol::{AgentInfo, SessionInfo, SessionPhase, Trigger, TriggerKind};
 use agentd_store::session::{ChangeSession, NewSession, SessionEvent};
 use agentd_store::{Command, Query, StoreError, ask, execute};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -182,7 +182,12 @@ impl Sessions {
         locked(&self.inner.slots).configure(self.inner.options.max_sessions, &new.agents);
         self.inner.dispatch();
         self.inner.pump();
-        Ok(difference(&self.inner.options.config_path, &old, &new))
+        let mut reloaded = difference(&self.inner.options.config_path, &old, &new);
+        // What counts is what this daemon was started with: a value that was put back needs nothing.
+        let started = &self.inner.options.config.daemon;
+        let keys = new.daemon.differing(started);
+        reloaded.need_restart = keys.into_iter().map(|key| format!("daemon.{key}")).collect();
+        Ok(reloaded)
     }
 }
 
@@ -202,10 +207,15 @@ fn difference(path: &str, old: &Config, new: &Config) -> Reloaded {
         added: added.cloned().collect(),
         changed: changed.map(|(name, _)| name.clone()).collect(),
         removed: removed.cloned().collect(),
-        need_restart: if old.daemon == new.daemon {
-            Vec::new()
-        } else {
-            vec!["daemon".into()]
-        },
+        plugins: plugins(old, new),
+        need_restart: Vec::new(),
     }
+}
+
+// The names of those that are new, different or gone.
+fn plugins(old: &Config, new: &Config) -> Vec<String> {
+    let all = old.plugins.iter().chain(&new.plugins);
+    let names: BTreeSet<&str> = all.map(|plugin| plugin.name.as_str()).collect();
+    let differs = |name: &&str| old.plugin(name) != new.plugin(name);
+    names.into_iter().filter(differs).map(str::to_owned).collect()
 }

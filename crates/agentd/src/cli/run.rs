@@ -189,6 +189,10 @@ async fn watch_over(
     signals: &mut Signals,
 ) -> Result<Exit, Failure> {
     let (known, id) = watch::channel(None);
+    let needs = match host.is_embedded() {
+        true => ", once a daemon runs (`agentd`)",
+        false => "",
+    };
     let mut running = Box::pin(running(context, request, &known));
     // One future for the whole time: begun anew after each signal, it might miss that the daemon changed.
     let mut keeping = Box::pin(host.keep());
@@ -212,8 +216,10 @@ async fn watch_over(
                     continue;
                 }
                 let text = match *id.borrow() {
-                    Some(id) => format!("session {id} goes on ending; `agentd sessions show {id}` says how it stands"),
-                    None => "nobody has answered yet; `agentd sessions` shows whether a session has begun".to_owned(),
+                    Some(id) => format!(
+                        "session {id} goes on ending; `agentd sessions show {id}` says how it stands{needs}"
+                    ),
+                    None => format!("nobody has answered yet; `agentd sessions` shows whether a session has begun{needs}"),
                 };
                 context.console.status(&text);
                 return Ok(Exit::Passed(exit_number(signal)));
