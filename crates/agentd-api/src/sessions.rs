@@ -4,7 +4,9 @@
 
 use agentd_protocol::error::code;
 use agentd_protocol::requests::{ListSessions, ReadTranscript, RunAgent, SessionRef, StopSession};
-use agentd_protocol::results::{AgentList, Ok as Done, QueuedSession, Reloaded, SessionList, TranscriptPage};
+use agentd_protocol::results::{
+    AgentList, Ok as Done, QueuedSession, Reloaded, RemovedSession, SessionList, TranscriptPage,
+};
 use agentd_protocol::{Reason, RpcError, SessionId, SessionInfo};
 use agentd_store::{BoxFuture, StoreError};
 use serde::Serialize;
@@ -33,8 +35,8 @@ pub trait Sessions: fmt::Debug + Send + Sync + 'static {
     /// already nothing is asked, and that is no error.
     fn stop(&self, params: StopSession) -> BoxFuture<'_, SessionsResult<Done>>;
 
-    /// Removes a session that is over, with all that was kept of it.
-    fn remove(&self, params: SessionRef) -> BoxFuture<'_, SessionsResult<Done>>;
+    /// Removes a session that is over, with all that was kept of it but for work in its worktree that is nowhere else.
+    fn remove(&self, params: SessionRef) -> BoxFuture<'_, SessionsResult<RemovedSession>>;
 
     /// A page of a session's transcript; waits for output as long as it was asked to, and no longer than until the
     /// session is over. As JSON a page has at most [`agentd_protocol::limits::ANSWER_BYTES_MAX`] bytes: output may take
@@ -167,6 +169,7 @@ pub(crate) enum SessionsReply {
     // Boxed: it is much larger than the others.
     Session(Box<SessionInfo>),
     Done(Done),
+    Removed(RemovedSession),
     Transcript(TranscriptPage),
     Reloaded(Reloaded),
 }
@@ -194,7 +197,7 @@ impl SessionsRequest {
             Self::List(params) => R::List(sessions.list(params).await?),
             Self::Get(params) => R::Session(Box::new(sessions.get(params).await?)),
             Self::Stop(params) => R::Done(sessions.stop(params).await?),
-            Self::Remove(params) => R::Done(sessions.remove(params).await?),
+            Self::Remove(params) => R::Removed(sessions.remove(params).await?),
             Self::Transcript(params) => R::Transcript(sessions.transcript(params).await?),
             Self::Reload => R::Reloaded(sessions.reload().await?),
         })

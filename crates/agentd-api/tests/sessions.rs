@@ -5,7 +5,9 @@ mod support;
 
 use agentd_api::{Sessions, SessionsError, SessionsResult};
 use agentd_protocol::requests::{ListSessions, ReadTranscript, RunAgent, SessionRef, StopSession};
-use agentd_protocol::results::{AgentList, Ok as Done, QueuedSession, Reloaded, SessionList, TranscriptPage};
+use agentd_protocol::results::{
+    AgentList, Ok as Done, QueuedSession, Reloaded, RemovedSession, SessionList, TranscriptPage,
+};
 use agentd_protocol::{
     AgentInfo, OutputStream, RuntimeCapabilities, SessionId, SessionInfo, SessionPhase, Timestamp,
     TranscriptChunk, Trigger, TriggerKind,
@@ -167,7 +169,7 @@ impl Sessions for Script {
         })
     }
 
-    fn remove(&self, params: SessionRef) -> BoxFuture<'_, SessionsResult<Done>> {
+    fn remove(&self, params: SessionRef) -> BoxFuture<'_, SessionsResult<RemovedSession>> {
         Box::pin(async move {
             self.note("remove");
             Err(SessionsError::WrongState {

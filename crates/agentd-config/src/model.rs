@@ -64,6 +64,63 @@ pub struct DaemonConfig {
     pub id_range_start: Option<u32>,
 }
 
+impl DaemonConfig {
+    /// The keys whose values are not the same in both.
+    #[must_use]
+    pub fn differing(&self, other: &Self) -> Vec<&'static str> {
+        // By name: a field that is added has to be thought of.
+        let Self {
+            secret_dir,
+            database_url,
+            socket,
+            artifact_dir,
+            node_timeout,
+            context_event_limit,
+            retention,
+            max_connections,
+            operators,
+            workers,
+            default_role,
+            podman,
+            max_sessions,
+            setup_timeout,
+            session_retention,
+            transcript_quota_bytes,
+            transcript_bytes,
+            id_range_start,
+        } = self;
+        [
+            ("secret_dir", secret_dir == &other.secret_dir),
+            ("database_url", database_url == &other.database_url),
+            ("socket", socket == &other.socket),
+            ("artifact_dir", artifact_dir == &other.artifact_dir),
+            ("node_timeout", node_timeout == &other.node_timeout),
+            (
+                "context_event_limit",
+                context_event_limit == &other.context_event_limit,
+            ),
+            ("retention", retention == &other.retention),
+            ("max_connections", max_connections == &other.max_connections),
+            ("operators", operators == &other.operators),
+            ("workers", workers == &other.workers),
+            ("default_role", default_role == &other.default_role),
+            ("podman", podman == &other.podman),
+            ("max_sessions", max_sessions == &other.max_sessions),
+            ("setup_timeout", setup_timeout == &other.setup_timeout),
+            ("session_retention", session_retention == &other.session_retention),
+            (
+                "transcript_quota",
+                transcript_quota_bytes == &other.transcript_quota_bytes,
+            ),
+            ("transcript_limit", transcript_bytes == &other.transcript_bytes),
+            ("id_range_start", id_range_start == &other.id_range_start),
+        ]
+        .into_iter()
+        .filter_map(|(key, same)| (!same).then_some(key))
+        .collect()
+    }
+}
+
 /// How a session is isolated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RuntimeKind {

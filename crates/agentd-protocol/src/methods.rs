@@ -139,7 +139,7 @@ methods! {
     /// Asks for a session's end. Answers at once; the session ends when its agent is gone.
     StopSession, "stop_session", Operator, q::StopSession => r::Ok;
     /// Removes a session that is over, with its transcript.
-    RemoveSession, "remove_session", Operator, q::SessionRef => r::Ok;
+    RemoveSession, "remove_session", Operator, q::SessionRef => r::RemovedSession;
     /// Reads a session's transcript, and waits for more if asked to.
     ReadTranscript, "read_transcript", Operator, q::ReadTranscript => r::TranscriptPage;
     /// Reads agentd.toml again. A file that cannot be used changes nothing.

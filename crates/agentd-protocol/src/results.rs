@@ -130,6 +130,16 @@ pub struct Ok {
     pub ok: bool,
 }
 
+/// A session was removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RemovedSession {
+    /// Always true.
+    pub ok: bool,
+    /// What of its worktree is nowhere else, and stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<String>,
+}
+
 /// A lease was extended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Extended {
@@ -500,6 +510,9 @@ pub struct Reloaded {
     pub changed: Vec<String>,
     /// Agents that are no longer declared.
     pub removed: Vec<String>,
-    /// Settings that differ and take effect when agentd is started again.
+    /// Plugins that are new, declared differently, or gone. Sessions that run keep what they began with.
+    #[serde(default)]
+    pub plugins: Vec<String>,
+    /// Settings that differ from those agentd was started with, and take effect when it is started again.
     pub need_restart: Vec<String>,
 }

@@ -151,6 +151,11 @@ impl<'a> Host<'a> {
         Ok(host)
     }
 
+    /// True while this process is the daemon itself.
+    pub(crate) fn is_embedded(&self) -> bool {
+        self.embedded.is_some()
+    }
+
     /// Watches over the daemon. Ends only when there is none and this process cannot be one either. May be
     /// dropped and called again.
     pub(crate) async fn keep(&mut self) -> Failure {

@@ -118,7 +118,9 @@ fn run_command(
     let context = if command.needs_config() {
         Context::new(&flags, environment, console)?
     } else {
-        Context::for_client(&flags, environment, console)?
+        // A run that has to be the daemon itself says it, and fails.
+        let says = !matches!(command, Command::Run(_));
+        Context::for_client(&flags, environment, console, says)?
     };
     let runtime = if command.is_heavy() {
         daemon::process::ignore_file_size_signal();

@@ -36,6 +36,11 @@ impl Params for RunAgent {
             self.prompt.as_deref().unwrap_or_default(),
             limits::PROMPT_BYTES_MAX,
         )?;
+        if let Some(at) = self.prompt.as_ref().and_then(|prompt| prompt.find('\0')) {
+            return Err(format!(
+                "prompt has a NUL byte, after {at} others, and no program's argument can have one"
+            ));
+        }
         if !self.context.text().trim_start().starts_with('{') {
             return Err("context must be an object".into());
         }

@@ -132,11 +132,13 @@ impl Engine for Process {
         let start = range_start(self.id_range_start, home_number)?;
         let own = start + AGENT_ID;
         let users = same(own, own, Some(start));
+        let shown = workspace.map(|workspace| workspace.path.display().to_string());
+        let shown = shown.unwrap_or_default();
         permitted(
             users,
             workspace,
             &format!(
-                "`setfacl -R -m u:{own}:rwX -m d:u:{own}:rwX` lets it, or choose the runtime podman, which \
+                "`setfacl -R -m u:{own}:rwX -m d:u:{own}:rwX {shown}` lets it, or choose the runtime podman, which \
                       works as the workspace's owner"
             ),
         )

@@ -72,6 +72,8 @@ pub(super) struct Driver {
     dir: SessionDir,
     // Of the agent's output, once it has ended.
     output_bytes: u64,
+    // Up to this record an earlier daemon wrote down what there was to be said.
+    told: u64,
     // Its supervisor has said that nothing is left of it.
     runtime_is_clear: bool,
     calls: ToolCalls,
@@ -97,6 +99,7 @@ impl Driver {
             stop,
             dir,
             output_bytes: 0,
+            told: 0,
             runtime_is_clear: false,
             calls: ToolCalls::default(),
             heart,
@@ -116,17 +119,20 @@ impl Driver {
             }
             Entry::Fresh => self.execute(None).await?,
             Entry::Node(node) => self.execute(Some(*node)).await?,
-            Entry::Follow => match self.follow_holding(None).await? {
-                Some(exited) => exited,
-                // What had looked like its supervisor was not one. Nobody has begun the agent, or will.
-                None if self.info.phase == SessionPhase::Starting => {
-                    return match self.info.trigger.kind {
-                        TriggerKind::Node => self.give_back().await,
-                        _ => self.rebuild().await,
-                    };
+            Entry::Follow => {
+                self.told = written::told(self.inner.store(), self.info.id).await?;
+                match self.follow_holding(None).await? {
+                    Some(exited) => exited,
+                    // What had looked like its supervisor was not one. Nobody has begun the agent, or will.
+                    None if self.info.phase == SessionPhase::Starting => {
+                        return match self.info.trigger.kind {
+                            TriggerKind::Node => self.give_back().await,
+                            _ => self.rebuild().await,
+                        };
+                    }
+                    None => self.not_begun().await,
                 }
-                None => self.not_begun().await,
-            },
+            }
             Entry::Finish(exited) => exited,
             Entry::Rebuild => return self.rebuild().await,
             Entry::GiveBack => return self.give_back().await,

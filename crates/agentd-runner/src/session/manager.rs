@@ -387,6 +387,7 @@ impl Sessions {
         self.inner.closing.cancel();
         self.inner.tasks.close();
         self.inner.tasks.wait().await;
+        self.inner.options.state.leave();
     }
 }
 

@@ -211,11 +211,15 @@ fn render(template: &str, subject: &Subject<'_>, source: &str) -> Result<String,
                 let mut names: Vec<String> = compiled.undeclared_variables(true).into_iter().collect();
                 names.retain(|name| !resolves(&variables, name));
                 names.sort();
+                let given = match names.iter().any(|name| name.starts_with("trigger")) {
+                    true => "; `agentd run --set KEY=VALUE` gives trigger.KEY",
+                    false => "",
+                };
                 let missing = match names.as_slice() {
                     [] => describe(&error),
                     names => format!("there is nothing called {}", names.join(", ")),
                 };
-                wrong(format!("{missing} (known: {})", known(&variables)))
+                wrong(format!("{missing} (known: {}){given}", known(&variables)))
             }
             ErrorKind::OutOfFuel => wrong("takes too long to render; is there a loop without need?".into()),
             ErrorKind::WriteFailure => too_large(source),

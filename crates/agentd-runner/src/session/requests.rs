@@ -2,16 +2,17 @@
 
 use super::SessionError;
 use super::drive::Entry;
+use super::error::StepError;
 use super::manager::{Sessions, locked};
 use super::tree::{self, Budget};
 use super::upkeep::{self, Removal, What, Why};
 use agentd_config::{Agent, Config};
 use agentd_protocol::requests::{RunAgent, SessionRef, StopSession};
-use agentd_protocol::results::{AgentList, QueuedSession, Reloaded};
+use agentd_protocol::results::{AgentList, QueuedSession, Reloaded, RemovedSession};
 use agentd_protocol::{AgentInfo, SessionInfo, SessionPhase, Trigger, TriggerKind};
 use agentd_store::session::{ChangeSession, NewSession, SessionEvent};
 use agentd_store::{Command, Query, StoreError, ask, execute};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -142,27 +143,29 @@ impl Sessions {
         Ok(())
     }
 
-    /// Removes a session that is over, with all that is kept of it.
+    /// Removes a session that is over, with all that is kept of it but for work in its worktree that is nowhere else.
     ///
     /// # Errors
     /// No such session; it has not ended.
-    pub async fn remove(&self, session: SessionRef) -> Result<(), SessionError> {
+    pub async fn remove(&self, session: SessionRef) -> Result<RemovedSession, SessionError> {
         // The row goes first, for it says whether this may be done. What then is on disk without one is found later,
         // whatever happens here.
         let _: agentd_protocol::results::Ok =
             execute(self.inner.store(), Command::RemoveSession(session)).await?;
         let inner = Arc::clone(&self.inner);
-        super::blocking(move || {
+        let kept = super::blocking(move || {
             let worktrees = inner.worktrees();
+            let recorded = worktrees.recorded(session.session_id);
             let removal = Removal {
                 what: What::Orphan(session.session_id),
                 why: Why::Unknown,
-                spare_worktree: worktrees.recorded(session.session_id).is_err(),
+                spare_worktree: recorded.is_err(),
             };
-            upkeep::carry_out(&worktrees, &removal, &mut Budget::entries(tree::ENTRIES_MAX))
+            let removed = upkeep::carry_out(&worktrees, &removal, &mut Budget::entries(tree::ENTRIES_MAX))?;
+            Ok::<_, StepError>(upkeep::kept(removed, recorded.ok().flatten().as_ref()))
         })
         .await?;
-        Ok(())
+        Ok(RemovedSession { ok: true, kept })
     }
 
     /// Reads the configuration again. A file that cannot be used changes nothing.
@@ -179,7 +182,12 @@ impl Sessions {
         locked(&self.inner.slots).configure(self.inner.options.max_sessions, &new.agents);
         self.inner.dispatch();
         self.inner.pump();
-        Ok(difference(&self.inner.options.config_path, &old, &new))
+        let mut reloaded = difference(&self.inner.options.config_path, &old, &new);
+        // What counts is what this daemon was started with: a value that was put back needs nothing.
+        let started = &self.inner.options.config.daemon;
+        let keys = new.daemon.differing(started);
+        reloaded.need_restart = keys.into_iter().map(|key| format!("daemon.{key}")).collect();
+        Ok(reloaded)
     }
 }
 
@@ -199,10 +207,15 @@ fn difference(path: &str, old: &Config, new: &Config) -> Reloaded {
         added: added.cloned().collect(),
         changed: changed.map(|(name, _)| name.clone()).collect(),
         removed: removed.cloned().collect(),
-        need_restart: if old.daemon == new.daemon {
-            Vec::new()
-        } else {
-            vec!["daemon".into()]
-        },
+        plugins: plugins(old, new),
+        need_restart: Vec::new(),
     }
+}
+
+// The names of those that are new, different or gone.
+fn plugins(old: &Config, new: &Config) -> Vec<String> {
+    let all = old.plugins.iter().chain(&new.plugins);
+    let names: BTreeSet<&str> = all.map(|plugin| plugin.name.as_str()).collect();
+    let differs = |name: &&str| old.plugin(name) != new.plugin(name);
+    names.into_iter().filter(differs).map(str::to_owned).collect()
 }

@@ -3,7 +3,7 @@
 //! It runs when agentd starts, and then every hour.
 
 use super::manager::Inner;
-use super::upkeep::{self, Facts, SessionFact, What};
+use super::upkeep::{self, Facts, Removed, SessionFact, What};
 use super::{blocking, tree};
 use agentd_protocol::requests::{NoParams, SessionRef};
 use agentd_protocol::{SessionId, limits};
@@ -95,16 +95,22 @@ async fn prune(inner: &Arc<Inner>) -> Result<(), StoreError> {
     })
     .await;
     for removal in removals {
-        tracing::info!(%removal, "removing");
         let worker = Arc::clone(inner);
         let planned = removal;
         let done = blocking(move || {
             let mut budget = tree::Budget::entries(tree::ENTRIES_MAX);
             upkeep::carry_out(&worker.worktrees(), &planned, &mut budget)
         });
-        if let Err(error) = done.await {
-            tracing::warn!(%removal, %error, "not removed");
-            continue;
+        match done.await {
+            // Of a session that was removed: it is looked at again whenever there is a look.
+            Ok(Removed::WorktreeSpared) => {
+                tracing::debug!(%removal, "its worktree has changes that are nowhere else, and stays");
+            }
+            Ok(_) => tracing::info!(%removal, "removed"),
+            Err(error) => {
+                tracing::warn!(%removal, %error, "not removed");
+                continue;
+            }
         }
         if let What::Session(session_id) = removal.what {
             let removed = Command::RemoveSession(SessionRef { session_id });

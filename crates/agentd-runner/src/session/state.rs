@@ -103,6 +103,12 @@ impl StateDirs {
         })
     }
 
+    /// Takes away what was only for as long as agentd runs: the place of secrets, unless sessions that go on have some.
+    pub fn leave(&self) {
+        // What is not empty stays; so does, harmlessly, what cannot be removed.
+        let _ = std::fs::remove_dir(&self.secrets);
+    }
+
     /// The directory of all.
     #[must_use]
     pub fn root(&self) -> &Path {
@@ -443,7 +449,8 @@ pub(super) fn own_directory_in(
         Ok(fd) => fd,
         Err(Errno::NOTDIR | Errno::LOOP) => {
             return Err(StepError::machine(format!(
-                "{shown} is not a directory (nor may it be a link to one); remove it, agentd makes its own"
+                "{shown} is not a directory, or is a link to one, which others could turn elsewhere: name the directory itself \
+                 (for agentd's home: AGENTD_HOME or --home), or remove it, and agentd makes its own"
             )));
         }
         Err(Errno::ACCESS) => {

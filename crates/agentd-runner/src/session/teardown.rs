@@ -3,6 +3,7 @@
 
 use super::manager::Inner;
 use super::outcome::Evidence;
+use super::workspace::WorkspaceOutcome;
 use super::{blocking, secrets, tree};
 use crate::runtime::engine::Engine;
 use agentd_config::WorktreePolicy;
@@ -28,6 +29,8 @@ const LOG_BYTES_MAX: u64 = 1024;
 pub(super) struct Down {
     /// The agent's result, or why it cannot be used.
     pub(super) result: Option<Result<Json, String>>,
+    /// What became of its worktree, unless that needs somebody's attention: then it is a remark.
+    pub(super) worktree: Option<String>,
     /// For people.
     pub(super) remarks: Vec<String>,
 }
@@ -64,7 +67,10 @@ pub(super) async fn run(
             (None, true) => WorktreePolicy::Keep,
         };
         match inner.worktrees().finish(id, policy, completed) {
-            Ok(Some(report)) => down.remarks.push(report.message),
+            Ok(Some(report)) if report.outcome == WorkspaceOutcome::Conflict => {
+                down.remarks.push(report.message)
+            }
+            Ok(Some(report)) => down.worktree = begun.then_some(report.message),
             Ok(None) => {}
             Err(error) => down
                 .remarks
@@ -86,6 +92,7 @@ pub(super) async fn run(
     let rest = blocking.await;
     down.remarks.extend(rest.remarks);
     down.result = rest.result;
+    down.worktree = rest.worktree;
     down
 }
 

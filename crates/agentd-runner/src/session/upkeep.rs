@@ -3,7 +3,7 @@
 use super::error::StepError;
 use super::state;
 use super::tree::{Budget, Progress};
-use super::worktree::{WorktreeState, Worktrees};
+use super::worktree::{Worktree, WorktreeState, Worktrees};
 use super::{secrets, tree};
 use agentd_protocol::SessionId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -229,6 +229,26 @@ pub enum Removed {
     BranchKept,
     /// The budget ran out; the same again goes on.
     More,
+}
+
+/// What stays although its session is removed, for people. None when nothing does.
+#[must_use]
+pub fn kept(removed: Removed, worktree: Option<&Worktree>) -> Option<String> {
+    match (removed, worktree) {
+        (Removed::Gone | Removed::More, _) => None,
+        (_, None) => Some("its worktree, whose record cannot be read".into()),
+        (Removed::WorktreeSpared, Some(worktree)) => Some(format!(
+            "its worktree {}, which has changes that are not committed (`git -C {} worktree remove --force {}` drops them)",
+            worktree.path.display(),
+            worktree.repository.display(),
+            worktree.path.display()
+        )),
+        (Removed::BranchKept, Some(worktree)) => Some(format!(
+            "its branch {} in {}, which is not merged",
+            worktree.branch,
+            worktree.repository.display()
+        )),
+    }
 }
 
 /// Removes one thing. Of a kept worktree only what is nowhere else stays: uncommitted changes, with their directory,

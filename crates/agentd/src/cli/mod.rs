@@ -144,7 +144,7 @@ impl Context {
     }
 
     /// The same for a command that needs nothing but the daemon's socket, and does without `agentd.toml` when that
-    /// cannot be used.
+    /// cannot be used. With `says` it says so.
     ///
     /// # Errors
     /// When other settings cannot be used.
@@ -152,13 +152,14 @@ impl Context {
         flags: &Flags,
         environment: Environment,
         console: Console,
+        says: bool,
     ) -> Result<Self, Failure> {
         let context = Self::of(
             Settings::load_for_client(flags, &environment),
             environment,
             console,
         )?;
-        if let Some((first, _)) = &context.settings.unusable {
+        if says && let Some((first, _)) = &context.settings.unusable {
             let text = format!(
                 "going on without the configuration, which cannot be used: {}; the daemon is looked for at {}, `agentd check` \
                  says more",

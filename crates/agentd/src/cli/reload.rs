@@ -58,13 +58,14 @@ fn lines(reloaded: &Reloaded) -> Vec<String> {
         ("new", &reloaded.added),
         ("changed", &reloaded.changed),
         ("no longer declared", &reloaded.removed),
+        ("plugins that are new, changed or gone", &reloaded.plugins),
     ] {
         if !names.is_empty() {
             lines.push(format!("{what}: {}", one_line(&names.join(", "))));
         }
     }
     if lines.len() == 1 {
-        lines.push("no agent is declared differently".into());
+        lines.push("no agent and no plugin is declared differently".into());
     }
     lines
 }
@@ -80,6 +81,7 @@ mod tests {
             added: vec!["a".into(), "b".into()],
             changed: Vec::new(),
             removed: vec!["c".into()],
+            plugins: Vec::new(),
             need_restart: Vec::new(),
         };
         assert_eq!(
@@ -87,6 +89,9 @@ mod tests {
             ["/etc/a.toml was read", "new: a, b", "no longer declared: c"]
         );
         (reloaded.added, reloaded.removed) = (Vec::new(), Vec::new());
-        assert_eq!(lines(&reloaded)[1], "no agent is declared differently");
+        assert_eq!(
+            lines(&reloaded)[1],
+            "no agent and no plugin is declared differently"
+        );
     }
 }

@@ -12,6 +12,7 @@ use super::sessions::transcript::{Look, Reader, Writer, say_missing};
 use super::sessions::wait::{pause_after, stop, until_ended};
 use super::sessions::{outcome, transcript};
 use super::{Context, values};
+use crate::console::Tone;
 use crate::daemon::process::{Signals, exit_number};
 use crate::endpoint::{Host, Reconnect};
 use crate::failure::{Exit, Failure};
@@ -188,6 +189,10 @@ async fn watch_over(
     signals: &mut Signals,
 ) -> Result<Exit, Failure> {
     let (known, id) = watch::channel(None);
+    let needs = match host.is_embedded() {
+        true => ", once a daemon runs (`agentd`)",
+        false => "",
+    };
     let mut running = Box::pin(running(context, request, &known));
     // One future for the whole time: begun anew after each signal, it might miss that the daemon changed.
     let mut keeping = Box::pin(host.keep());
@@ -211,8 +216,10 @@ async fn watch_over(
                     continue;
                 }
                 let text = match *id.borrow() {
-                    Some(id) => format!("session {id} goes on ending; `agentd sessions show {id}` says how it stands"),
-                    None => "nobody has answered yet; `agentd sessions` shows whether a session has begun".to_owned(),
+                    Some(id) => format!(
+                        "session {id} goes on ending; `agentd sessions show {id}` says how it stands{needs}"
+                    ),
+                    None => format!("nobody has answered yet; `agentd sessions` shows whether a session has begun{needs}"),
                 };
                 context.console.status(&text);
                 return Ok(Exit::Passed(exit_number(signal)));
@@ -277,13 +284,20 @@ fn conclude(context: &Context, begun: &Begun, ended: &SessionInfo) -> Result<Exi
         )));
     };
     let exit = outcome::exit(how);
-    if exit != Exit::Ok {
+    // What is said of a session that went well is what became of its worktree.
+    if exit != Exit::Ok || how.message.is_some() {
         context.console.status(&format!(
             "session {} ({}) {}",
             begun.id,
             begun.what,
             outcome::verdict(how)
         ));
+        if let Some(hint) = outcome::hint(ended) {
+            context.console.status(&format!(
+                "{} {hint}",
+                context.console.toned_status(Tone::Active, "hint:")
+            ));
+        }
     }
     Ok(exit)
 }

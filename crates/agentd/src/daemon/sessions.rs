@@ -5,7 +5,9 @@ use agentd_api::{Sessions as Asked, SessionsError, SessionsResult};
 use agentd_config::RuntimeKind;
 use agentd_protocol::SessionInfo;
 use agentd_protocol::requests::{ListSessions, NoParams, ReadTranscript, RunAgent, SessionRef, StopSession};
-use agentd_protocol::results::{AgentList, Ok as Done, QueuedSession, Reloaded, SessionList, TranscriptPage};
+use agentd_protocol::results::{
+    AgentList, Ok as Done, QueuedSession, Reloaded, RemovedSession, SessionList, TranscriptPage,
+};
 use agentd_runner::inside::{install_bridge, install_init};
 use agentd_runner::runtime::Runtimes;
 use agentd_runner::runtime::engine::EngineError;
@@ -199,14 +201,8 @@ impl Asked for Served {
         })
     }
 
-    fn remove(&self, params: SessionRef) -> BoxFuture<'_, SessionsResult<Done>> {
-        Box::pin(async move {
-            self.sessions
-                .remove(params)
-                .await
-                .map_err(said)
-                .map(|()| Done { ok: true })
-        })
+    fn remove(&self, params: SessionRef) -> BoxFuture<'_, SessionsResult<RemovedSession>> {
+        Box::pin(async move { self.sessions.remove(params).await.map_err(said) })
     }
 
     fn transcript(&self, params: ReadTranscript) -> BoxFuture<'_, SessionsResult<TranscriptPage>> {

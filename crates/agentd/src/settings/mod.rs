@@ -233,10 +233,18 @@ impl<'a> Sources<'a> {
     }
 
     fn home(&self, flags: &Flags) -> Result<PathBuf, String> {
-        match flags.home {
-            Some(_) => Ok(self.first_home.clone()),
-            None => self.path("AGENTD_HOME", None, || self.first_home.clone()),
+        let home = match flags.home {
+            Some(_) => self.first_home.clone(),
+            None => self.path("AGENTD_HOME", None, || self.first_home.clone())?,
+        };
+        if home.to_string_lossy().contains(',') {
+            return Err(format!(
+                "agentd's home {} has a comma in its path, which separates Podman's options; choose another directory with \
+                 AGENTD_HOME or --home",
+                home.display()
+            ));
         }
+        Ok(home)
     }
 
     fn config_source(&self, flags: &Flags, home: &Path) -> Result<ConfigSource, String> {

@@ -641,6 +641,18 @@ fn doctor_says_what_there_is_and_what_mends_it() {
         let state = of(what)["state"].as_str().unwrap();
         assert!(["ok", "degraded", "missing"].contains(&state), "{report}");
     }
+    // It was tried, and says what Podman says.
+    let container = of("container");
+    let said = container["detail"].as_str().unwrap();
+    match container["state"].as_str().unwrap() {
+        "ok" => assert!(said.contains("is gone"), "{container}"),
+        _ => assert!(said.contains("Podman starts none: Error"), "{container}"),
+    }
+    assert_eq!(
+        report["can_run"]["podman"],
+        container["state"] == "ok",
+        "{report}"
+    );
     // The tests need it.
     assert_eq!(of("git")["state"], "ok");
     // It makes nothing of agentd's own.

@@ -138,6 +138,14 @@ fn a_wrong_setting_is_named() {
 }
 
 #[test]
+fn a_home_that_podman_cannot_be_told_of_is_refused() {
+    let mut env = TestEnvironment::new();
+    env.set("AGENTD_HOME", env.path("a,b"));
+    let stderr = env.fails(78, &["daemon"]);
+    assert!(stderr.contains("comma"), "{stderr}");
+}
+
+#[test]
 fn a_second_signal_ends_it_at_once() {
     let env = TestEnvironment::new();
     let mut daemon = env.daemon();

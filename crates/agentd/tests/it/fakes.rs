@@ -3,7 +3,9 @@
 use crate::support::{PATIENCE, Running, TestEnvironment, code, shown};
 use agentd_api::{Server, ServerOptions, Sessions, SessionsError, SessionsResult};
 use agentd_protocol::requests::{ListSessions, ReadTranscript, RunAgent, SessionRef, StopSession};
-use agentd_protocol::results::{AgentList, Ok as Done, QueuedSession, Reloaded, SessionList, TranscriptPage};
+use agentd_protocol::results::{
+    AgentList, Ok as Done, QueuedSession, Reloaded, RemovedSession, SessionList, TranscriptPage,
+};
 use agentd_protocol::{
     AgentInfo, OutcomeReason, OutputStream, RuntimeCapabilities, SessionId, SessionInfo, SessionOutcome,
     SessionPhase, Timestamp, TranscriptChunk, Trigger, TriggerKind,
@@ -239,7 +241,7 @@ impl Sessions for Fakes {
         })
     }
 
-    fn remove(&self, params: SessionRef) -> BoxFuture<'_, SessionsResult<Done>> {
+    fn remove(&self, params: SessionRef) -> BoxFuture<'_, SessionsResult<RemovedSession>> {
         Box::pin(async move {
             self.with(params.session_id, |session| match session.info.phase {
                 SessionPhase::Ended => Ok(()),
@@ -250,7 +252,7 @@ impl Sessions for Fakes {
             })?;
             let mut sessions = self.sessions.lock().unwrap();
             sessions.retain(|session| session.info.id != params.session_id);
-            Ok(Done { ok: true })
+            Ok(RemovedSession { ok: true, kept: None })
         })
     }
 

@@ -317,6 +317,24 @@ fn a_daemon_that_starts_takes_the_place_of_a_run() {
 }
 
 #[test]
+fn a_daemon_that_ends_leaves_no_place_for_secrets() {
+    let (env, daemon) = with(&[agent("a", "true", "")]);
+    env.ok(&["run", "a"]);
+    let user = nix::unistd::geteuid();
+    let place = PathBuf::from(format!("/dev/shm/agentd-{user}")).join(instance(&env));
+    assert!(place.is_dir(), "{place:?}");
+    daemon.stop();
+    assert!(!place.exists());
+}
+
+/// The name that the database gave its agentd.
+fn instance(env: &TestEnvironment) -> String {
+    let conn = rusqlite::Connection::open(env.database()).unwrap();
+    conn.query_row("SELECT id FROM instance", [], |row| row.get(0))
+        .unwrap()
+}
+
+#[test]
 fn a_supervisor_that_is_killed_loses_its_session_and_says_so() {
     let (env, _daemon) = with(&[agent("a", &format!("echo $$; {WAIT}"), "")]);
     let mut running = env.spawn(&["--json", "run", "a"]);
@@ -376,6 +394,9 @@ fn prompts_come_from_everywhere() {
     assert_eq!(env.ok(&templated), "see main of 2");
     let stderr = env.fails(65, &["run", "a", "--context", "[1]"]);
     assert!(stderr.contains("object"), "{stderr}");
+    let nul = env.write("nul.txt", "a\0b");
+    let stderr = env.fails(65, &["run", "a", "--prompt-file", nul.to_str().unwrap()]);
+    assert!(stderr.contains("NUL byte, after 1 others"), "{stderr}");
     let long = env.write("long.txt", &"x".repeat(800_000));
     let stderr = env.fails(65, &["run", "a", "--prompt-file", long.to_str().unwrap()]);
     assert!(stderr.contains("786432"), "{stderr}");
@@ -384,6 +405,8 @@ fn prompts_come_from_everywhere() {
         session["trigger"],
         json!({ "kind": "manual", "context": { "n": 2, "ref": "main" } })
     );
+    let stderr = env.fails(125, &["run", "templated"]);
+    assert!(stderr.contains("--set KEY=VALUE"), "{stderr}");
 }
 
 #[test]
@@ -544,7 +567,28 @@ fn the_configuration_is_read_again() {
         (&reloaded["added"], &reloaded["changed"], &reloaded["removed"]),
         (&json!(["c"]), &json!(["b"]), &json!(["a"]))
     );
+    assert_eq!(
+        (&reloaded["plugins"], &reloaded["need_restart"]),
+        (&json!([]), &json!([]))
+    );
     assert_eq!(env.ok(&["run", "c"]), "c\n");
+    let declared = [agent("b", "false", ""), agent("c", "echo c", "")].concat();
+    let plugin = "[[plugins]]\nname = \"p\"\ncommand = [\"true\"]\n";
+    env.write(
+        ".agentd/agentd.toml",
+        &format!("[daemon]\nmax_sessions = 3\nsetup_timeout = \"9s\"\n{declared}{plugin}"),
+    );
+    let reloaded = env.json(&["reload"]);
+    assert_eq!(
+        (&reloaded["plugins"], &reloaded["need_restart"]),
+        (
+            &json!(["p"]),
+            &json!(["daemon.max_sessions", "daemon.setup_timeout"])
+        )
+    );
+    // Put back, it needs nothing.
+    env.write(".agentd/agentd.toml", &declared);
+    assert_eq!(env.json(&["reload"])["need_restart"], json!([]));
     env.fails(125, &["run", "a"]);
     env.write(".agentd/agentd.toml", "[[agents]]\nnmae = \"x\"\n");
     let stderr = env.fails(78, &["reload"]);

@@ -110,7 +110,7 @@ impl Scene {
             .write(".agentd/agentd.toml", &(daemon + &agents.concat()));
     }
 
-    fn repository(&mut self) -> PathBuf {
+    pub(crate) fn repository(&mut self) -> PathBuf {
         let path = self.env.path("repository");
         fs::create_dir(&path).unwrap();
         fs::write(path.join("file"), "content\n").unwrap();

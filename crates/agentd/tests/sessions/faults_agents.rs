@@ -270,14 +270,22 @@ fn transcripts_leave_the_database_room_and_health_says_when_there_is_none() {
     let state = env.state();
     fs::create_dir_all(&state).unwrap();
     let disk = Disk::mount(&state, "size=32m,mode=700");
-    let prints = "head -c 50000000 /dev/zero | tr '\\0' x; exit 6";
-    env.write(".agentd/agentd.toml", &plain("prints", prints, ""));
+    let prints = format!("head -c 50000000 /dev/zero | tr '\\0' x; {WAIT}; exit 6");
+    env.write(".agentd/agentd.toml", &plain("prints", &prints, ""));
     let daemon = env.daemon();
-    assert_eq!(env.run(&["run", "prints"]).status.code(), Some(6));
-    let id = env.json(&["sessions"])["sessions"][0]["id"]
-        .as_str()
-        .unwrap()
-        .to_owned();
+    let id = env.ok(&["run", "--detach", "prints"]).trim().to_owned();
+    let warned = || {
+        let history = env.ok(&["sessions", "show", &id]);
+        history.matches("No space left").count()
+    };
+    until("its disk is full", || warned() == 1);
+    // The next daemon reads all of its supervisor's records again, and writes down nothing twice.
+    daemon.stop();
+    let daemon = env.daemon();
+    fs::write(state.join("sessions").join(&id).join("run/go"), "").unwrap();
+    env.ok(&["sessions", "logs", "-f", &id]);
+    assert_eq!(env.json(&["sessions", "stop", &id])["outcome"]["exit_code"], 6);
+    assert_eq!(warned(), 1);
     let shown_text = env.ok(&["sessions", "show", &id]);
     assert!(
         shown_text.contains("No space left but 2048 KiB") && shown_text.contains("were not kept"),

@@ -27,3 +27,4 @@ mod tools;
 mod tools_crowd;
 #[path = "../support/tools.rs"]
 mod tools_support;
+mod worktrees;

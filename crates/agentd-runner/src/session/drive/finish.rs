@@ -5,6 +5,7 @@ use crate::session::agree::{self, NodeEnd};
 use crate::session::commands;
 use crate::session::outcome::{self, Evidence};
 use crate::session::teardown::{self, Said};
+use agentd_protocol::journal::action;
 use agentd_protocol::requests::{CompleteNode, FailNode, ReleaseNode};
 use agentd_protocol::{Json, OutcomeReason, SessionInfo, SessionOutcome, SessionPhase};
 use agentd_store::session::{SessionEvent, SessionLease};
@@ -55,6 +56,11 @@ impl Driver {
         evidence.remarks = down.remarks;
         for warning in &evidence.remarks {
             self.warn(warning);
+        }
+        if let Some(message) = down.worktree {
+            let step = serde_json::json!({ "phase": "teardown", "step": "worktree", "message": message });
+            self.record(action::SESSION_STEP, Json::of(&step));
+            evidence.remarks.push(message);
         }
         self.note_step("teardown", "environment", begun, None);
         let mut outcome = outcome::decide(&evidence);

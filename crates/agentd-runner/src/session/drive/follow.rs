@@ -171,12 +171,15 @@ impl Driver {
             } => {
                 self.output_bytes = output_bytes;
                 self.runtime_is_clear = true;
-                if missing_bytes > 0 {
-                    self.warn(&format!("{missing_bytes} bytes of its output were not kept"));
+                if record.seq > self.told {
+                    if missing_bytes > 0 {
+                        let message = format!("{missing_bytes} bytes of its output were not kept");
+                        self.warn_of(record.seq, &message);
+                    }
+                    self.note("teardown", "runtime", Some(teardown_ms), None);
                 }
-                self.note("teardown", "runtime", Some(teardown_ms), None);
             }
-            What::Warning { message } => self.warn(&message),
+            What::Warning { message } if record.seq > self.told => self.warn_of(record.seq, &message),
             _ => {}
         }
         Ok(())

@@ -1,15 +1,20 @@
 //! What a driver writes down.
 
 use super::Driver;
-use agentd_protocol::Json;
 use agentd_protocol::journal::action;
+use agentd_protocol::requests::{JournalFilter, ReadJournal};
+use agentd_protocol::results::JournalPage;
+use agentd_protocol::{Json, SessionId};
 use agentd_store::session::{ChangeSession, SessionEvent, SessionNote};
-use agentd_store::{Command, Reply, Store, StoreError};
+use agentd_store::{Command, Query, Reply, Store, StoreError, ask};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Between two attempts to write what the store could not take.
 const RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// Warnings of a session that are looked at for what was said already.
+const TOLD_ENTRIES_MAX: u32 = 100;
 
 impl Driver {
     // A change that must be written before anything follows from it.
@@ -57,6 +62,12 @@ impl Driver {
         self.record(action::SESSION_WARNING, payload);
     }
 
+    /// With the number of the record that says so.
+    pub(super) fn warn_of(&self, record: u64, message: &str) {
+        let payload = Json::of(&serde_json::json!({ "message": message, "record": record }));
+        self.record(action::SESSION_WARNING, payload);
+    }
+
     pub(super) fn note_step(&self, phase: &str, step: &str, begun: Instant, error: Option<&str>) {
         let took = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.note(phase, step, Some(took), error);
@@ -75,7 +86,7 @@ impl Driver {
     }
 
     // For the journal, in order with the changes and without waiting for the disk: the next change does.
-    fn record(&self, action: &'static str, payload: Json) {
+    pub(super) fn record(&self, action: &'static str, payload: Json) {
         let inner = Arc::clone(&self.inner);
         let change = ChangeSession {
             session_id: self.info.id,
@@ -98,6 +109,26 @@ impl Driver {
             }
         }
     }
+}
+
+/// The last record of a session's supervisor of which the journal has a warning.
+pub(super) async fn told(store: &dyn Store, session_id: SessionId) -> Result<u64, StoreError> {
+    let request = ReadJournal {
+        from_seq: None,
+        last: Some(TOLD_ENTRIES_MAX),
+        limit: None,
+        filter: JournalFilter {
+            session_id: Some(session_id),
+            action_types: vec![action::SESSION_WARNING.into()],
+            ..JournalFilter::default()
+        },
+    };
+    let page: JournalPage = ask(store, Query::ReadJournal(request)).await?;
+    let records = page
+        .entries
+        .iter()
+        .filter_map(|entry| entry.payload.to_value()["record"].as_u64());
+    Ok(records.max().unwrap_or(0))
 }
 
 pub(super) async fn answered(store: &dyn Store, command: Command) -> Result<Reply, StoreError> {

@@ -6,6 +6,10 @@ use serde::Serialize;
 
 /// What a container with the users of a usual image needs.
 const SUB_IDS_MIN: u64 = 65_536;
+/// What a container may be allowed of open files, and of processes of its user: more than any agent needs, and what
+/// kernels grant.
+const FILES_MAX: u64 = 1 << 20;
+const PROCESSES_MAX: u64 = 1 << 14;
 const DISK_LOW_BYTES: u64 = 1 << 30;
 const DISK_FULL_BYTES: u64 = 64 << 20;
 
@@ -64,6 +68,7 @@ pub(super) fn decide(facts: &Facts) -> Diagnosis {
     findings.push(doctor.oci_runtime());
     findings.push(doctor.gvisor());
     findings.push(doctor.conmon());
+    findings.extend(doctor.container());
     if rootless {
         findings.push(doctor.id_maps());
         findings.push(doctor.sub_ids());
@@ -80,8 +85,8 @@ pub(super) fn decide(facts: &Facts) -> Diagnosis {
         let found = findings.iter().find(|finding| finding.what == what);
         found.is_some_and(|finding| finding.state == State::Missing)
     };
-    let process = !["disk", "secrets"].into_iter().any(missing);
-    let engine = !["podman", "conmon", "id maps", "subordinate ids"]
+    let process = !missing("secrets");
+    let engine = !["podman", "conmon", "container", "id maps", "subordinate ids"]
         .into_iter()
         .any(missing);
     let works = matches!(facts.podman, Podman::Works(_));
@@ -134,6 +139,15 @@ impl Doctor<'_> {
             command.to_owned()
         } else {
             format!("sudo {command}")
+        }
+    }
+
+    /// The same of a line for the shell.
+    fn admin_shell(&self, line: &str) -> String {
+        if self.facts.uid == 0 {
+            line.to_owned()
+        } else {
+            format!("sudo sh -c '{}'", line.replace('\'', "'\\''"))
         }
     }
 
@@ -207,12 +221,7 @@ impl Doctor<'_> {
                           oci_runtime = \"runc\" for each agent, or make runc Podman's default";
             let mend = "mkdir -p /etc/containers/containers.conf.d && printf '[engine]\\nruntime = \"runc\"\\n' > \
                         /etc/containers/containers.conf.d/runc.conf";
-            let mend = if self.facts.uid == 0 {
-                mend.to_owned()
-            } else {
-                format!("sudo sh -c '{}'", mend.replace('\'', "'\\''"))
-            };
-            return self.so_so(what, detail).by(mend);
+            return self.so_so(what, detail).by(self.admin_shell(mend));
         }
         let detail = match default {
             "" => there.join(", "),
@@ -239,11 +248,35 @@ impl Doctor<'_> {
 
     fn conmon(&self) -> Finding {
         match self.tool("conmon") {
-            Some(version) => self.ok("conmon", named(version, "conmon")),
+            Some(version) => {
+                let version = named(version, "conmon");
+                self.ok("conmon", version.strip_prefix("conmon ").unwrap_or(&version))
+            }
             None => self
                 .bad("conmon", "it is not there: Podman starts no container without it")
                 .by(self.install("conmon")),
         }
+    }
+
+    /// What Podman says when it is asked for a container.
+    fn container(&self) -> Option<Finding> {
+        let what = "container";
+        let why = match self.facts.trial.as_ref()? {
+            Ok(()) => return Some(self.ok(what, "an empty one was started, and is gone")),
+            Err(why) => why,
+        };
+        let finding = self.bad(what, format!("Podman starts none: {why}"));
+        if !why.contains("rlimit") {
+            return Some(finding);
+        }
+        // The kernel lets nobody without CAP_SYS_RESOURCE raise them, and Podman asks for more than there is.
+        let (files, processes) = self.facts.limits;
+        let (files, processes) = (files.min(FILES_MAX), processes.min(PROCESSES_MAX));
+        let mend = format!(
+            "mkdir -p /etc/containers/containers.conf.d && printf '[containers]\\ndefault_ulimits = [\"nofile={files}:{files}\", \
+             \"nproc={processes}:{processes}\"]\\n' > /etc/containers/containers.conf.d/ulimits.conf"
+        );
+        Some(finding.by(self.admin_shell(&mend)))
     }
 
     fn id_maps(&self) -> Finding {
@@ -411,9 +444,12 @@ impl Doctor<'_> {
         let home = self.facts.home.display();
         match self.facts.home_free_bytes {
             None => self.so_so(what, format!("how much is free for {home} cannot be found out")),
-            Some(free) if free < DISK_FULL_BYTES => self.bad(
+            Some(free) if free < DISK_FULL_BYTES => self.so_so(
                 what,
-                format!("{} free for {home}: no session can begin", mib(free)),
+                format!(
+                    "only {} free for {home}: what sessions print may be lost, and without any room none can begin or end",
+                    mib(free)
+                ),
             ),
             Some(free) if free < DISK_LOW_BYTES => self.so_so(
                 what,

@@ -2,6 +2,8 @@
 
 use crate::cli::said::beginning;
 use crate::settings::Environment;
+use agentd_runner::inside::install_init;
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, Uid, User, access};
@@ -10,7 +12,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 use tokio::process::Command;
 
@@ -18,6 +20,8 @@ use tokio::process::Command;
 const VERSION_MAX: Duration = Duration::from_secs(5);
 /// The first `podman info` of a user makes that user's storage.
 const PODMAN_MAX: Duration = Duration::from_secs(20);
+/// A container that does nothing.
+const TRIAL_MAX: Duration = Duration::from_secs(20);
 const OUTPUT_BYTES_MAX: u64 = 1024 * 1024;
 
 /// The programs that are looked for, and how each says its version.
@@ -50,6 +54,10 @@ pub(super) struct Facts {
     pub(super) user: String,
     pub(super) unusable_settings: Option<String>,
     pub(super) podman: Podman,
+    /// Whether Podman starts a container here, and else what it says; nothing when that could not be tried.
+    pub(super) trial: Option<Result<(), String>>,
+    /// How many open files and processes this process may be allowed: the hard limits.
+    pub(super) limits: (u64, u64),
     /// Name → the first line about its version, which may be empty.
     pub(super) tools: BTreeMap<&'static str, String>,
     /// How many subordinate ids the user has: users, groups.
@@ -102,6 +110,17 @@ pub(super) async fn gather(place: Where<'_>) -> Facts {
     let user = user.map_or_else(|| uid.to_string(), |user| user.name);
     let podman = podman(environment, place.podman);
     let (podman, tools) = tokio::join!(podman, tools(environment));
+    let cgroups = cgroups(Path::new("/sys/fs/cgroup"));
+    let trial = match &podman {
+        Podman::Works(info) => {
+            // What cannot work is a finding of its own.
+            let other =
+                cgroups == Cgroups::Hybrid && info.oci_runtime == "crun" && tools.contains_key("runc");
+            trial(environment, place.podman, other.then_some("runc")).await
+        }
+        Podman::Absent { .. } | Podman::Broken { .. } => None,
+    };
+    let hard = |resource| getrlimit(resource).map_or(u64::MAX, |(_, hard)| hard);
     let runtime_dir = environment.get("XDG_RUNTIME_DIR").map(PathBuf::from);
     let tmpfs = runtime_dir.into_iter().chain(["/dev/shm".into()]);
     Facts {
@@ -113,8 +132,10 @@ pub(super) async fn gather(place: Where<'_>) -> Facts {
         user,
         unusable_settings: place.unusable,
         podman,
+        trial,
+        limits: (hard(Resource::RLIMIT_NOFILE), hard(Resource::RLIMIT_NPROC)),
         tools,
-        cgroups: cgroups(Path::new("/sys/fs/cgroup")),
+        cgroups,
         systemd: Path::new("/run/systemd/system").is_dir(),
         home_free_bytes: free_bytes(place.home),
         home: place.home.to_owned(),
@@ -162,6 +183,42 @@ async fn podman(environment: &Environment, words: &[String]) -> Podman {
     }
 }
 
+/// Starts a container of nothing but our own first process, which has nothing to do there and ends at once.
+async fn trial(
+    environment: &Environment,
+    words: &[String],
+    runtime: Option<&str>,
+) -> Option<Result<(), String>> {
+    let program = environment.program(words.first().map_or("podman", String::as_str))?;
+    let dir = tempfile::tempdir().ok()?;
+    let root = dir.path().join("root");
+    let init = install_init(&root).ok()?;
+    let init = Path::new("/").join(init.file_name()?);
+    let name = format!("agentd-doctor-{}", std::process::id());
+    let podman = |args: &[&str]| {
+        let mut command = Command::new(&program);
+        command.args(words.iter().skip(1)).args(args);
+        command
+    };
+    let mut run = podman(&[]);
+    if let Some(runtime) = runtime {
+        run.args(["--runtime", runtime]);
+    }
+    let none = ["--network", "none", "--log-driver", "none"];
+    run.args(["run", "--rm", "--name", &name]).args(none);
+    run.arg("--rootfs").arg(&root).arg(init);
+    let tried = match finished(run, TRIAL_MAX).await {
+        // It complains that it finds nothing to do: so it has run.
+        Ok((_, _, err)) if err.contains("agentd-init: ") => Ok(()),
+        Ok((status, _, err)) => Err(complaint(&err, status)),
+        Err(why) => {
+            let _ = finished(podman(&["rm", "--force", &name]), VERSION_MAX).await;
+            Err(why)
+        }
+    };
+    Some(tried)
+}
+
 fn podman_info(text: &str) -> Podman {
     let Ok(info) = serde_json::from_str::<Value>(text) else {
         return Podman::Broken {
@@ -187,7 +244,21 @@ fn podman_info(text: &str) -> Podman {
 }
 
 /// What a program says on stdout. The error is its last line on stderr.
-async fn answer(mut command: Command, patience: Duration) -> Result<String, String> {
+async fn answer(command: Command, patience: Duration) -> Result<String, String> {
+    match finished(command, patience).await? {
+        (status, out, _) if status.success() => Ok(out),
+        (status, _, err) => Err(complaint(&err, status)),
+    }
+}
+
+/// The last line of what a program complains of.
+fn complaint(err: &str, status: ExitStatus) -> String {
+    let last = err.lines().rev().find(|line| !line.trim().is_empty());
+    last.map_or_else(|| status.to_string(), |line| line.chars().take(300).collect())
+}
+
+/// How a program ends, and what it says on stdout and stderr.
+async fn finished(mut command: Command, patience: Duration) -> Result<(ExitStatus, String, String), String> {
     command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -204,16 +275,11 @@ async fn answer(mut command: Command, patience: Duration) -> Result<String, Stri
             beginning(err, OUTPUT_BYTES_MAX),
             child.wait()
         )?;
-        Ok::<_, io::Error>((out, err, status))
+        Ok::<_, io::Error>((status, out, err))
     };
     match tokio::time::timeout(patience, talk).await {
         Err(_) => Err(format!("no answer within {} s", patience.as_secs())),
-        Ok(Err(error)) => Err(error.to_string()),
-        Ok(Ok((out, _, status))) if status.success() => Ok(out),
-        Ok(Ok((_, err, status))) => {
-            let last = err.lines().rev().find(|line| !line.trim().is_empty());
-            Err(last.map_or_else(|| status.to_string(), |line| line.chars().take(300).collect()))
-        }
+        Ok(ended) => ended.map_err(|error| error.to_string()),
     }
 }
 

@@ -1,4 +1,4 @@
-//! `agentd doctor`: what this machine can run, and what is missing. Looks, and starts no container.
+//! `agentd doctor`: what this machine can run, and what is missing. Looks, and tries an empty container.
 
 mod decide;
 mod facts;
@@ -15,7 +15,8 @@ use serde_json::json;
 /// Say what this machine can run and what is missing, with the command that mends it
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-Looks at Podman and its parts, the kernel's limits, disk and memory, and starts no container. (Asked for the first time by an \
+Looks at Podman and its parts, the kernel's limits, disk and memory, and has Podman start a container of nothing but a
+program of agentd's that ends at once, which needs no image and leaves nothing behind. (Asked for the first time by an \
 ordinary user, Podman makes its directories, and leaves a small process that holds the user's namespace.) Commands are Debian's. Ends with 0 when sessions can run in some way, with 1 when in none.
 
 Examples:

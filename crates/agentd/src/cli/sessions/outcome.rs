@@ -50,6 +50,20 @@ pub(in crate::cli) fn verdict(outcome: &SessionOutcome) -> String {
     }
 }
 
+/// The next step, where its own message names none: an engine that starts no container says only that.
+pub(in crate::cli) fn hint(session: &SessionInfo) -> Option<&'static str> {
+    let ended = session.outcome.as_ref()?;
+    let begins = |phase: &str| {
+        ended
+            .message
+            .as_deref()
+            .is_some_and(|message| message.starts_with(phase))
+    };
+    let engine = session.runtime.as_deref() == Some("podman") && (begins("start: ") || begins("runtime: "));
+    (ended.reason == OutcomeReason::SetupFailed && engine)
+        .then_some("`agentd doctor` tries a container on this machine, and says what mends it")
+}
+
 /// Where a session stands, in one word, and how that is to look.
 pub(in crate::cli) fn state(session: &SessionInfo) -> (String, Tone) {
     match (&session.outcome, session.phase) {

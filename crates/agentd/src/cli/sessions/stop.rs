@@ -2,10 +2,11 @@
 
 use super::super::Context;
 use super::{outcome, wait};
+use crate::console::one_line;
 use crate::endpoint::Reconnect;
 use crate::failure::{Exit, Failure};
 use agentd_protocol::requests::{SessionRef, StopSession};
-use agentd_protocol::results::Ok as Done;
+use agentd_protocol::results::{Ok as Done, RemovedSession};
 use agentd_protocol::{Method, SessionId};
 use clap::Args;
 use serde_json::json;
@@ -67,6 +68,8 @@ impl StopArgs {
 }
 
 /// Remove sessions that are over, with their transcripts
+///
+/// Of a kept worktree, changes that are not committed and commits that are not merged stay, and where is said.
 #[derive(Debug, Args)]
 pub(super) struct RmArgs {
     /// The sessions
@@ -80,13 +83,16 @@ impl RmArgs {
         let (mut removed, mut refused) = (Vec::new(), None);
         for session_id in self.sessions {
             let answer = client
-                .call::<_, Done>(Method::RemoveSession, &SessionRef { session_id })
+                .call::<_, RemovedSession>(Method::RemoveSession, &SessionRef { session_id })
                 .await;
             match answer.map_err(Failure::from) {
-                Ok(_) => {
+                Ok(answer) => {
+                    let but = answer.kept.map_or_else(String::new, |what| {
+                        format!("; what is nowhere else stays: {}", one_line(&what))
+                    });
                     context
                         .console
-                        .status(&format!("session {session_id} is removed"));
+                        .status(&format!("session {session_id} is removed{but}"));
                     removed.push(session_id);
                 }
                 // The others may be removed all the same.

@@ -26,6 +26,8 @@ fn well() -> Facts {
             storage: "overlay".into(),
             controllers: ["cpu", "memory", "pids"].map(str::to_owned).to_vec(),
         }),
+        trial: Some(Ok(())),
+        limits: (20_000, 96_365),
         tools: BTreeMap::from(tools.map(|tool| (tool, format!("{tool} 1.0")))),
         sub_ids: (65_536, 65_536),
         cgroups: Cgroups::V2,
@@ -170,8 +172,9 @@ fn limits_that_were_not_delegated() {
 fn room_for_state_and_for_secrets() {
     let (state, _, diagnosis) = found("disk", |facts| facts.home_free_bytes = Some(500 << 20));
     assert_eq!((state, can(&diagnosis)), (State::Degraded, (true, true, true)));
+    // Little is not nothing: `run` tries it, and says what fails.
     let (state, _, diagnosis) = found("disk", |facts| facts.home_free_bytes = Some(1));
-    assert_eq!((state, can(&diagnosis)), (State::Missing, (false, false, false)));
+    assert_eq!((state, can(&diagnosis)), (State::Degraded, (true, true, true)));
     let (state, mend, diagnosis) = found("secrets", |facts| facts.tmpfs = None);
     assert_eq!((state, can(&diagnosis)), (State::Missing, (false, false, false)));
     assert!(mend.contains("/dev/shm"), "{mend}");
@@ -185,4 +188,22 @@ fn room_for_state_and_for_secrets() {
         facts.unusable_settings = Some("a:1:1: b\nc".into());
     });
     assert_eq!((state, mend.as_str()), (State::Missing, "agentd check"));
+}
+
+#[test]
+fn a_container_that_does_not_start_is_believed() {
+    let why = "Error: runc: error setting rlimits for ready process: error setting rlimit type 7: operation not permitted";
+    let (state, mend, diagnosis) = found("container", |facts| facts.trial = Some(Err(why.into())));
+    assert_eq!((state, can(&diagnosis)), (State::Missing, (false, false, true)));
+    assert!(
+        mend.starts_with("sudo sh -c ")
+            && mend.contains("nofile=20000:20000")
+            && mend.contains("nproc=16384:16384"),
+        "{mend}"
+    );
+    let (state, mend, _) = found("container", |facts| facts.trial = Some(Err("no".into())));
+    assert_eq!((state, mend.as_str()), (State::Missing, ""));
+    let mut facts = well();
+    facts.trial = None;
+    assert_eq!(can(&decide(&facts)), (true, true, true));
 }
