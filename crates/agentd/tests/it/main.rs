@@ -13,6 +13,7 @@ mod daemon;
 mod documents;
 mod fakes;
 mod files;
+mod forge;
 mod locks;
 mod plugins;
 mod programs;
