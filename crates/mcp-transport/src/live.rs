@@ -182,7 +182,11 @@ async fn live_process(
             ended = Some(how);
             String::new()
         }
-        _ = &mut reader.0 => "has closed its standard output".to_owned(),
+        _ = &mut reader.0 => {
+            // One that ends closes it, too, and that is seen first.
+            ended = timeout(LAST_WORDS_MAX, &mut running.ended).await.ok();
+            "has closed its standard output".to_owned()
+        }
     };
     plugin.connect(None);
     // Closes its standard input.
