@@ -67,6 +67,8 @@ impl ForgeError {
 }
 
 fn told(status: u16, message: &str) -> String {
+    // More is said after it.
+    let message = message.trim_end_matches(['.', ' ']);
     if message.is_empty() {
         format!("the forge refused ({status})")
     } else {

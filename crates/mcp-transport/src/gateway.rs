@@ -110,7 +110,21 @@ pub enum StartError {
         plugin: String,
         /// A sentence that names it, with the last it said.
         why: String,
+        /// For programs: what was seen of it.
+        fault: StartFault,
     },
+}
+
+/// What was seen of a plugin that cannot be started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StartFault {
+    /// What is no message came on its standard output.
+    NoMessages,
+    /// It did not answer in time.
+    Silent,
+    /// Anything else: it ended, or answered with an error.
+    Other,
 }
 
 /// A tool as an agent sees it.
@@ -212,9 +226,9 @@ impl Gateway {
                 Ok(Status::Starting | Status::Stopped) | Err(_) => "it was stopped".to_owned(),
             };
             drop(settled);
-            let plugin = plugin.options.name.clone();
+            let (plugin, fault) = (plugin.options.name.clone(), plugin.fault());
             gateway.stop().await;
-            return Err(StartError::Plugin { plugin, why });
+            return Err(StartError::Plugin { plugin, why, fault });
         }
         Ok(gateway)
     }

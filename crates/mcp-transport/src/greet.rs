@@ -29,7 +29,11 @@ pub(crate) async fn ask(
     max: Duration,
 ) -> Result<Raw, String> {
     let never = CancellationToken::new();
-    understood(method, plugin.call(method, params, None, max, &never).await)
+    let answer = plugin.call(method, params, None, max, &never).await;
+    if matches!(answer, Err(CallError::TimedOut(_))) {
+        plugin.set_silent(true);
+    }
+    understood(method, answer)
 }
 
 fn understood(method: &str, answer: Result<Answer, CallError>) -> Result<Raw, String> {

@@ -49,7 +49,7 @@ mod revision;
 mod serve;
 mod sse;
 
-pub use gateway::{Gateway, GatewayOptions, StartError, ToolInfo};
+pub use gateway::{Gateway, GatewayOptions, StartError, StartFault, ToolInfo};
 pub use message::RpcError;
 pub use plugin::{Lifecycle, PluginOptions, Source};
 pub use remote::RemoteOptions;

@@ -182,7 +182,11 @@ async fn live_process(
             ended = Some(how);
             String::new()
         }
-        _ = &mut reader.0 => "has closed its standard output".to_owned(),
+        _ = &mut reader.0 => {
+            // One that ends closes it, too, and that is seen first.
+            ended = timeout(LAST_WORDS_MAX, &mut running.ended).await.ok();
+            "has closed its standard output".to_owned()
+        }
     };
     plugin.connect(None);
     // Closes its standard input.
@@ -190,7 +194,11 @@ async fn live_process(
     let grace = plugin.options.limits.stop_grace;
     let why = match ended {
         // What it has left in its group goes with it, by the drop of `running`.
-        Some(how) => format!("ended ({how})"),
+        Some(how) => {
+            // That says more.
+            plugin.set_silent(false);
+            format!("ended ({how})")
+        }
         None => {
             let how = running.end(grace).await;
             format!("{why} ({how})")
@@ -316,7 +324,10 @@ impl Life {
             read.map(|()| besides)
         });
         let besides = match begun.await {
-            Err(_) => return format!("was not ready within {} seconds", limits.start_max.as_secs_f64()),
+            Err(_) => {
+                plugin.set_silent(true);
+                return format!("was not ready within {} seconds", limits.start_max.as_secs_f64());
+            }
             Ok(Err(why)) => return format!("cannot be used: {why}"),
             Ok(Ok(besides)) => besides,
         };

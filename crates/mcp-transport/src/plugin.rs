@@ -7,7 +7,7 @@
 //! ```
 
 use crate::client::Origin;
-use crate::gateway::Inner;
+use crate::gateway::{Inner, StartFault};
 use crate::limits::{Bucket, Limits};
 use crate::lines::id_in_head;
 use crate::message::{Message, Object, Raw, RpcError, answer_line, method_line, parse, raw};
@@ -18,6 +18,7 @@ use crate::revision::{Capabilities, Client, Revision, decorate};
 use bytes::Bytes;
 use serde_json::value::RawValue;
 use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -99,6 +100,14 @@ pub(crate) enum CallError {
     Cancelled,
 }
 
+#[derive(Debug, Default)]
+struct Symptoms {
+    /// It has said what is no message.
+    babbles: AtomicBool,
+    /// It has let a time pass by.
+    is_silent: AtomicBool,
+}
+
 pub(crate) type Answer = Result<Raw, Raw>;
 
 /// How a plugin stands.
@@ -178,11 +187,28 @@ pub(crate) struct Plugin {
     /// Resources that clients want to hear of.
     pub(crate) subscribed: watch::Sender<BTreeSet<String>>,
     pub(crate) said: Said,
+    /// What may be wrong with it, as far as it has shown.
+    symptoms: Symptoms,
     bucket: Mutex<Option<Bucket>>,
     state: Mutex<State>,
 }
 
 impl Plugin {
+    /// Whether it has let a time pass by while it was started.
+    pub(crate) fn set_silent(&self, is_silent: bool) {
+        self.symptoms.is_silent.store(is_silent, Ordering::Relaxed);
+    }
+
+    pub(crate) fn fault(&self) -> StartFault {
+        if self.symptoms.babbles.load(Ordering::Relaxed) {
+            StartFault::NoMessages
+        } else if self.symptoms.is_silent.load(Ordering::Relaxed) {
+            StartFault::Silent
+        } else {
+            StartFault::Other
+        }
+    }
+
     pub(crate) fn new(index: usize, options: PluginOptions, gateway: Weak<Inner>, identity: Client) -> Self {
         let bucket = options.limits.rate.map(|rate| Bucket::new(rate, Instant::now()));
         Self {
@@ -195,6 +221,7 @@ impl Plugin {
             lists_changed: Notify::new(),
             subscribed: watch::Sender::default(),
             said: Said::default(),
+            symptoms: Symptoms::default(),
             bucket: Mutex::new(bucket),
             state: Mutex::default(),
         }
@@ -366,6 +393,7 @@ impl Plugin {
             Ok(Message::Notification { method, params }) => self.notified(&method, params),
             Ok(Message::Request { id, method, params }) => self.asked(id, &method, params),
             Err(malformed) => {
+                self.symptoms.babbles.store(true, Ordering::Relaxed);
                 let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(GARBAGE_SHOWN_BYTES)]);
                 self.said
                     .push(format!("[on standard output, {}: {shown}]\n", malformed.why).as_bytes());

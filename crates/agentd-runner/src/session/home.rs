@@ -2,7 +2,7 @@
 
 use super::error::StepError;
 use super::state::{self, StateDirs};
-use super::tools::BRIDGE_FILE;
+use super::tools::{BRIDGE_FILE, CLIENT_FILE};
 use super::tree::{self, Budget, Found, Usage};
 use crate::runtime::engine::{Inside, Users};
 use agentd_config::Agent;
@@ -209,6 +209,7 @@ pub fn environment(of: Whose<'_>) -> Result<BTreeMap<String, String>, StepError>
     let mut own = vec![
         ("AGENTD_MCP_SOCKET", text(inside.run_dir.join("mcp.sock"))?),
         ("AGENTD_MCP_BRIDGE", text(inside.run_dir.join(BRIDGE_FILE))?),
+        ("AGENTD_MCP_CONFIG", text(inside.run_dir.join(CLIENT_FILE))?),
         ("AGENT_NAME", of.home_name.to_owned()),
         ("USER", of.home_name.to_owned()),
         ("LOGNAME", of.home_name.to_owned()),

@@ -17,7 +17,7 @@ use super::materials::{self, Materials, Placement};
 use super::mission::{self, Subject};
 use super::secrets::{self, Delivered, SecretStore};
 use super::state::{self, RunDir};
-use super::tools::{self, BRIDGE_FILE, Equipment, Whose};
+use super::tools::{self, BRIDGE_FILE, CLIENT_FILE, Equipment, Whose};
 use super::{blocking, commands, home, workspace};
 use crate::runtime::engine::{Built, Engine, Environment, Program, Users};
 use agentd_config::{Agent, RuntimeKind, WorkspaceMode};
@@ -397,6 +397,13 @@ impl Equipped {
             users,
         };
         let inside = site.engine.inside(&environment);
+        let run_dir = inside.run_dir.to_str().ok_or_else(|| {
+            StepError::machine(format!(
+                "{} is not UTF-8; agentd's directories must be",
+                inside.run_dir.display()
+            ))
+        })?;
+        run.write(CLIENT_FILE, &tools::client_config(run_dir), 0o600)?;
         let mut argv = match command {
             Some((_, work)) => work.argv.clone(),
             None => order.agent.command.clone(),

@@ -18,6 +18,8 @@ use std::time::Duration;
 pub const OWN_PLUGIN: &str = "agentd";
 /// The bridge, in a session's run directory.
 pub const BRIDGE_FILE: &str = "mcp";
+/// What MCP clients are configured with, in a session's run directory.
+pub const CLIENT_FILE: &str = "mcp.json";
 /// How long a plugin may take from its start to its first list of tools, when nothing else is said.
 pub const START_MAX: Duration = Duration::from_secs(30);
 
@@ -153,6 +155,19 @@ fn own(options: &ToolsOptions, whose: &Whose<'_>) -> Option<PluginSpec> {
         // Results, events and errors of nodes are in the database for good, and for others to read.
         redacted: true,
     })
+}
+
+/// The session's tools as a server in the form that most MCP clients read, for an agent that sees its run directory as
+/// `run_dir`. No secret is in it: the bridge needs none.
+#[must_use]
+pub fn client_config(run_dir: &str) -> Vec<u8> {
+    let config = serde_json::json!({"mcpServers": {OWN_PLUGIN: {
+        "command": format!("{run_dir}/{BRIDGE_FILE}"),
+        "args": [],
+        // Some clients start their servers with no other variables.
+        "env": {"AGENTD_RUN_DIR": run_dir},
+    }}});
+    format!("{config:#}\n").into_bytes()
 }
 
 /// Whose tools they are.

@@ -122,7 +122,7 @@ impl Tools {
         let recording = tokio::spawn(recording.run(events, until));
         let gateway = match timeout(start_max.saturating_add(START_SLACK), Gateway::start(options)).await {
             Ok(Ok(gateway)) => gateway,
-            Ok(Err(StartError::Plugin { plugin, why })) => {
+            Ok(Err(StartError::Plugin { plugin, why, .. })) => {
                 let named = format!("plugin {plugin:?} ");
                 return Err(format!("{plugin}: {}", why.strip_prefix(&named).unwrap_or(&why)));
             }

@@ -14,6 +14,7 @@ mod documents;
 mod fakes;
 mod files;
 mod flood;
+mod forge;
 mod locks;
 mod plugins;
 mod programs;

@@ -29,6 +29,8 @@ def text(words, error=False):
 
 
 def call(name, arguments):
+    if name == "echo" and "times" in arguments:
+        return text("x" * arguments["times"])
     if name == "echo":
         return text(arguments.get("text", "nothing"))
     if name == "fails":
@@ -294,6 +296,20 @@ fn a_plugin_may_have_any_home_and_any_path() {
         said.contains("AGENTD_SESSION_ID is set by agentd itself (as is what begins with AGENTD_)"),
         "{said}"
     );
+}
+
+#[test]
+fn a_large_answer_is_printed_whole() {
+    let env = environment("");
+    server(&env, "modern", "max_output = \"1KiB\"");
+    let output = env.run(&["plugin", "call", "notes", "echo", "{\"times\": 700000}"]);
+    assert!(output.status.success());
+    assert_eq!(output.stdout.len(), 700_001);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("an agent gets the first 1024 of them"), "{said}");
+    // There is an end to it.
+    let said = env.fails(1, &["plugin", "call", "notes", "echo", "{\"times\": 17000000}"]);
+    assert!(said.contains("a message of 17000"), "{said}");
 }
 
 #[test]

@@ -126,6 +126,37 @@ fn an_agent_calls_tools_and_each_call_is_in_the_journal() {
 }
 
 #[test]
+fn a_client_finds_its_tools_by_a_configuration_of_the_usual_form() {
+    // A client that starts its servers with what its configuration says, and with nothing else.
+    let client = r#"
+import json, os, subprocess
+config = os.environ["AGENTD_MCP_CONFIG"]
+print("mode %o" % (os.stat(config).st_mode & 0o7777))
+[(name, server)] = json.load(open(config))["mcpServers"].items()
+hello = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {"protocolVersion": "2025-11-25",
+         "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}}
+tools = {"jsonrpc": "2.0", "id": 2, "method": "tools/list"}
+done = subprocess.Popen([server["command"], *server["args"]], env=server["env"], text=True,
+                        stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+for message in hello, tools:
+    print(json.dumps(message), file=done.stdin, flush=True)
+    answer = done.stdout.readline()
+print(name, "t__say" in answer, os.environ["AGENTD_MCP_TOKEN"] in open(config).read())
+"#;
+    let (env, daemon) = with(&[]);
+    let script = env.write("client.py", client);
+    let declared = fs::read_to_string(env.path(".agentd/agentd.toml")).unwrap();
+    let agent = format!(
+        "[[agents]]\nname = \"a\"\nruntime = \"process\"\ncommand = [\"python3\", {script:?}]\nprompt = \"p\"\n{HAS}"
+    );
+    env.write(".agentd/agentd.toml", &format!("{declared}{agent}"));
+    env.ok(&["reload"]);
+    let said = env.ok(&["run", "a"]);
+    assert_eq!(said, "mode 600\nagentd True False\n");
+    daemon.stop();
+}
+
+#[test]
 fn a_plugin_that_does_not_start_fails_the_set_up() {
     let (env, daemon) = with(&[agent("a", "echo never", HAS)]);
     env.write("plugin.start", "echo \"no server at $TOKEN\" >&2; exit 3");

@@ -17,7 +17,7 @@ async fn a_plugin_that_cannot_start_says_why() {
         let mut options = GatewayOptions::new(vec![plugin("good", "legacy"), plugin("bad", mode)]);
         options.redact = Arc::new(|text: &str| text.replace("sesame", "[redacted]"));
         let error = timeout(MAX, Gateway::start(options)).await.unwrap().unwrap_err();
-        let StartError::Plugin { plugin, why } = error else {
+        let StartError::Plugin { plugin, why, .. } = error else {
             panic!("{error}")
         };
         assert_eq!(plugin, "bad");

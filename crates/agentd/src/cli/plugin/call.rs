@@ -3,7 +3,7 @@
 use super::trial::{self, Trial};
 use super::{Terms, find, policy};
 use crate::cli::{Context, values};
-use crate::console::{Console, one_line};
+use crate::console::{Console, Tone, one_line};
 use crate::failure::{Exit, Failure};
 use agentd_config::Plugin;
 use agentd_config::source::did_you_mean;
@@ -14,8 +14,8 @@ use serde_json::Value;
 
 /// Call one tool of a plugin and print its answer
 ///
-/// The plugin is started as a session would start it, and ends with this command. The answer is what an agent would get, with the
-/// same limits.
+/// The plugin is started as a session would start it, and ends with this command. The answer is printed whole, up to the 16 MiB that
+/// a message may have; an agent gets one larger than max_output in parts.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Ends with 0 when the tool did it, with 1 when it says that it failed (what it says is printed) or the call was refused, and with 124
@@ -53,6 +53,15 @@ impl CallArgs {
             Ok((result, outcome))
         })
         .await?;
+        let (bytes, part) = (result.to_string().len(), plugin.output_bytes_max);
+        if bytes as u64 > part {
+            let line = format!(
+                "this is the whole of {bytes} bytes; an agent gets the first {part} of them, and reads on"
+            );
+            context
+                .console
+                .status(&context.console.toned_status(Tone::Faint, &line));
+        }
         let exit = match outcome {
             Some(Outcome::TimedOut) => return Err(failed(Exit::Timeout, &result)),
             Some(Outcome::PluginFailed | Outcome::RateLimited) => return Err(failed(Exit::Failed, &result)),

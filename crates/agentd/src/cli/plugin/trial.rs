@@ -12,7 +12,7 @@ use agentd_supervisor::redact::Redactor;
 use agentd_supervisor::tools::{self as spec, plugin_options};
 use mcp_transport::event::{ChannelSink, Event};
 use mcp_transport::policy::Rules;
-use mcp_transport::{Gateway, GatewayOptions, StartError};
+use mcp_transport::{Gateway, GatewayOptions, StartError, StartFault};
 use std::collections::BTreeMap;
 use std::os::unix::fs::chown;
 use std::sync::Arc;
@@ -79,6 +79,8 @@ pub(super) async fn run<T>(
     let mut options = plugin_options(&spec, &|name| values.get(name).cloned(), &own_dir)
         .map_err(|why| Failure::config(format!("plugin {:?}: {why}", plugin.name)))?;
     options.tools = Rules::default();
+    // There is nobody to read on. What it may say in one message is the bound.
+    options.limits.output_bytes_max = options.limits.line_bytes_max;
     if let Some(timeout) = terms.timeout {
         options.limits.call_max = timeout;
         options.limits.probe_max = options.limits.probe_max.min(timeout / 2);
@@ -165,20 +167,20 @@ fn not_started(plugin: &Plugin, error: &StartError, start_max: Duration) -> Fail
     let why = error.to_string();
     let shown: Vec<String> = why.lines().map(one_line).collect();
     let failure = Failure::new(Exit::Failed, shown.join("\n  "));
-    if !matches!(error, StartError::Plugin { .. }) {
+    let StartError::Plugin { fault, .. } = error else {
         return failure;
-    }
+    };
     let PluginSource::Command { command, .. } = &plugin.source else {
         return failure.hint("does its url lead to an MCP server (streamable HTTP), and is its token right?");
     };
     let command = one_line(&command.join(" "));
-    if why.contains("[on standard output, ") {
+    if *fault == StartFault::NoMessages {
         return failure.hint(format!(
             "on its standard output there may be nothing but messages of MCP. Is `{command}` an MCP server, or does it need an \
              argument to be one? Its log belongs on standard error"
         ));
     }
-    if why.contains("was not ready within") || why.contains("did not answer") {
+    if *fault == StartFault::Silent {
         return failure.hint(format!(
             "it says nothing on its standard output: does `{command}` speak MCP over stdio? One that is slow gets more time with \
              --timeout; it has had {} s",
