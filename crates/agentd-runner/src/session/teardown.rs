@@ -68,7 +68,7 @@ pub(super) async fn run(
         };
         match inner.worktrees().finish(id, policy, completed) {
             Ok(Some(report)) if report.outcome == WorkspaceOutcome::Conflict => {
-                down.remarks.push(report.message)
+                down.remarks.push(report.message);
             }
             Ok(Some(report)) => down.worktree = begun.then_some(report.message),
             Ok(None) => {}
