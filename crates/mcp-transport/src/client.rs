@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 /// Requests of one client under way at once.
-pub(crate) const IN_FLIGHT_MAX: usize = 256;
+pub(crate) const IN_FLIGHT_MAX: u32 = 256;
 /// Messages that wait for a client to read them.
 pub(crate) const OUT_MAX: usize = 64;
 /// How long a client may take to answer what a plugin asks of it: people may be asked.
@@ -77,7 +77,7 @@ impl Connection {
         Self {
             number,
             gone: CancellationToken::new(),
-            permits: Arc::new(Semaphore::new(IN_FLIGHT_MAX)),
+            permits: Arc::new(Semaphore::new(IN_FLIGHT_MAX as usize)),
             out: Mutex::new(out),
             state: Mutex::default(),
             next_ask: AtomicU64::new(0),
@@ -150,6 +150,22 @@ impl Connection {
             // The plugin may have gone.
             let _ = asked.send(owned);
         }
+    }
+
+    /// It will say no more: what waits for a word of it ends. Returns when the other requests under way are answered.
+    pub(crate) async fn said_all(&self) {
+        {
+            let mut state = self.state();
+            state.can = Asked::default();
+            state.asked.clear();
+            for id in state.listens.keys() {
+                if let Some(cancel) = state.running.get(id) {
+                    cancel.cancel();
+                }
+            }
+        }
+        // As many as there are.
+        let _ = self.permits.acquire_many(IN_FLIGHT_MAX).await;
     }
 
     pub(crate) fn listen(&self, listen: Listen) {

@@ -6,12 +6,15 @@ use crate::gateway::{Gateway, Inner};
 use crate::lines::{Line, Lines, refusal_line, too_long};
 use crate::message::{Message, Raw, RpcError, answer_line, code, parse};
 use crate::revision::{Revision, progress_token};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use serde_json::value::RawValue;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::UnixListener;
 use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
 
 /// What is read of a client at once, in bytes.
 const READ_BYTES: usize = 8 * 1024;
@@ -58,25 +61,35 @@ impl Gateway {
                 };
                 let inner = Arc::clone(&inner);
                 tokio::spawn(async move {
+                    // Whether the client's end is closed in both directions can be seen by any descriptor of ours.
+                    let watched = stream.as_fd().try_clone_to_owned().ok();
+                    let hung_up = move || watched.as_ref().is_none_or(is_hung_up);
                     let (reader, writer) = stream.into_split();
-                    serve_lines(inner, reader, writer).await;
+                    serve_lines(inner, reader, writer, hung_up).await;
                     drop(permit);
                 });
             }
         })
     }
 
-    /// Serves one client over any pair of streams until it ends or the gateway is stopped.
+    /// Serves one client over any pair of streams until it ends or the gateway is stopped. What it asked for before it
+    /// ended is answered.
     pub async fn serve_stream<R, W>(&self, reader: R, writer: W)
     where
         R: AsyncRead + Unpin + Send,
         W: AsyncWrite + Unpin + Send + 'static,
     {
-        serve_lines(Arc::clone(&self.inner), reader, writer).await;
+        serve_lines(Arc::clone(&self.inner), reader, writer, || false).await;
     }
 }
 
-async fn serve_lines<R, W>(inner: Arc<Inner>, reader: R, mut writer: W)
+fn is_hung_up(fd: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(fd, PollFlags::empty())];
+    let now = Timespec::default();
+    rustix::event::poll(&mut fds, Some(&now)).is_err() || fds[0].revents().contains(PollFlags::HUP)
+}
+
+async fn serve_lines<R, W>(inner: Arc<Inner>, reader: R, mut writer: W, hung_up: impl Fn() -> bool)
 where
     R: AsyncRead + Unpin + Send,
     W: AsyncWrite + Unpin + Send + 'static,
@@ -84,10 +97,14 @@ where
     let (out, mut queue) = mpsc::channel::<bytes::Bytes>(crate::client::OUT_MAX);
     let connection = inner.connect(Some(out.clone()));
     let gone = connection.gone.clone();
-    let writing = tokio::spawn(async move {
+    // There will be no more than what waits already.
+    let all_answered = CancellationToken::new();
+    let no_more = all_answered.clone();
+    let mut writing = tokio::spawn(async move {
         loop {
             let line = tokio::select! {
                 line = queue.recv() => line,
+                () = no_more.cancelled() => queue.try_recv().ok(),
                 () = gone.cancelled() => None,
             };
             let Some(line) = line else { break };
@@ -118,6 +135,15 @@ where
             Ok(Some(Line::TooLong { head, bytes })) => {
                 Some(too_long(&head, bytes, inner.options.client_line_bytes_max))
             }
+            // It has no more to ask, and may wait for answers.
+            Ok(None) if !hung_up() => {
+                tokio::select! {
+                    () = connection.said_all() => all_answered.cancel(),
+                    () = connection.gone.cancelled() => {}
+                    () = inner.stop.cancelled() => {}
+                }
+                break;
+            }
             Ok(None) | Err(_) => break,
         };
         if let Some((id, error)) = answer {
@@ -129,6 +155,12 @@ where
             if !sent {
                 break;
             }
+        }
+    }
+    if all_answered.is_cancelled() {
+        tokio::select! {
+            _ = &mut writing => {}
+            () = inner.stop.cancelled() => {}
         }
     }
     inner.disconnect(&connection);

@@ -62,6 +62,41 @@ async fn the_bridge_copies_in_both_directions() {
     world.gateway.stop().await;
 }
 
+/// As from a pipe of a shell's: the requests, and the end.
+#[tokio::test]
+async fn what_was_asked_before_the_end_of_the_input_is_answered() {
+    let world = World::of(vec![plugin("one", "legacy")]).await;
+    let socket = world.dir.path().join("mcp.sock");
+    let meta = serde_json::json!({
+        "io.modelcontextprotocol/protocolVersion": rmcp::model::ProtocolVersion::LATEST,
+        "io.modelcontextprotocol/clientCapabilities": {},
+    });
+    let listen = serde_json::json!({"_meta": meta, "notifications": {"toolsListChanged": true}});
+    let echo = |text: &str| serde_json::json!({"name": "one__echo", "arguments": {"text": text}});
+    let requests = [
+        ("subscriptions/listen", listen),
+        ("tools/call", echo("first")),
+        ("tools/call", echo("second")),
+    ];
+    let lines: Vec<String> = (1..)
+        .zip(requests)
+        .map(|(id, (method, params))| {
+            serde_json::json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params}).to_string()
+        })
+        .collect();
+    let piped = tokio::task::spawn_blocking(move || {
+        let mut output = Vec::new();
+        let input = std::io::Cursor::new(lines.join("\n") + "\n");
+        mcp_transport::bridge::stdio(&socket, input, &mut output).map(|()| output)
+    });
+    let output = timeout(MAX, piped).await.unwrap().unwrap().unwrap();
+    let output = String::from_utf8(output).unwrap();
+    for text in ["subscriptions/acknowledged", "first", "second"] {
+        assert!(output.contains(text), "{text}: {output}");
+    }
+    world.gateway.stop().await;
+}
+
 #[tokio::test]
 async fn a_lazy_plugin_is_started_by_the_first_request() {
     let late = || {
