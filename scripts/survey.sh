@@ -25,7 +25,12 @@ fi
 agentd=${AGENTD:-}
 if [ -z "$agentd" ]; then
     "$here/scripts/setup.sh" build
-    cargo build --release --quiet --manifest-path "$here/Cargo.toml" -p agentd
+    [ -x "$here/target/release/agentd" ] || echo "survey: building agentd; this takes some minutes the first time" >&2
+    # On a terminal cargo shows how far it is.
+    quiet=--quiet
+    [ ! -t 2 ] || quiet=
+    # shellcheck disable=SC2086 # a word or none
+    cargo build --release $quiet --manifest-path "$here/Cargo.toml" -p agentd
     agentd=$here/target/release/agentd
 fi
 
