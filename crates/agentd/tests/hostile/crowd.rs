@@ -1,7 +1,7 @@
 //! Many clients at once.
 
-use crate::raw::{Planted, connect, line, planted, until};
-use crate::support::{TestEnvironment, shown};
+use crate::raw::{Planted, connect, line, planted};
+use crate::support::{TestEnvironment, shown, until};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::json;
 use std::io::Write;

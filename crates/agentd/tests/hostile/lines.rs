@@ -278,7 +278,7 @@ fn closing_in_the_middle_of_anything_disturbs_nobody() {
         }
     }
     let mut wire = daemon.connect();
-    crate::raw::until("connections stay behind", || {
+    crate::support::until("connections stay behind", || {
         wire.call("Metrics", json!({}))["runtime"]["connections"] == json!(1)
     });
     planted.check(&daemon);

@@ -70,16 +70,6 @@ pub(crate) fn resident_bytes(daemon: &Daemon) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
 }
 
-/// Asks until the answer is as it is to be. Each question is an answer's way there and back; the daemon does its
-/// part meanwhile.
-#[track_caller]
-pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let began = std::time::Instant::now();
-    while !done() {
-        assert!(began.elapsed() < PATIENCE, "{what}");
-    }
-}
-
 /// A task with a node in every status, which nothing that a test does may change.
 #[derive(Debug)]
 pub(crate) struct Planted {

@@ -1,9 +1,9 @@
 //! Random bytes and broken requests at the real daemon. Whatever comes: each line has its answer, which is a line of
 //! JSON; the daemon goes on; and what others have is as it was.
 
-use crate::raw::{Random, answers, connect, planted, until};
+use crate::raw::{Random, answers, connect, planted};
 use crate::seeds::mutate;
-use crate::support::Wire;
+use crate::support::{Wire, until};
 use serde_json::{Value, json};
 use std::io::Write;
 

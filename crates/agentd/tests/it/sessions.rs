@@ -4,7 +4,7 @@
 //! An agent may have a user of its own, who sees nothing of the test's directory: what an agent is to wait for is put
 //! into its run directory.
 
-use crate::support::{Daemon, Running, TestEnvironment, code, shown, wait_gone};
+use crate::support::{Daemon, Running, TestEnvironment, code, shown, until, wait_gone};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -794,4 +794,48 @@ fn an_agent_that_completes_its_node_itself_has_completed_it() {
         );
         assert_eq!(ends["entries"].as_array().unwrap().len(), 1);
     }
+}
+
+/// A daemon that starts looks at what it need not keep any more.
+#[test]
+fn sessions_that_are_over_are_kept_for_as_long_and_as_large_as_the_settings_say() {
+    let env = TestEnvironment::new();
+    let prints = agent("prints", "head -c 900000 /dev/zero | tr '\\0' x", "");
+    let lasts = agent("lasts", "exec sleep 1", "");
+    let declare = |settings: &str| {
+        let settings = format!("[daemon]\n{settings}\n\n");
+        declare(&env, &[settings, prints.clone(), lasts.clone()]);
+    };
+    declare("");
+    let daemon = env.daemon();
+    let run = || {
+        let session = detached(&env, &["prints"]);
+        ended(&env, &session);
+        session
+    };
+    let (older, newer) = (run(), run());
+    daemon.stop();
+    let dir = |session: &str| env.state().join("sessions").join(session);
+    let is_kept = |session: &str| dir(session).join("transcript").exists();
+    assert!(is_kept(&older) && is_kept(&newer));
+
+    declare("transcript_quota = \"1MiB\"");
+    let daemon = env.daemon();
+    until("the older one's transcript goes", || !is_kept(&older));
+    assert!(is_kept(&newer));
+    let lasts = detached(&env, &["lasts"]);
+    ended(&env, &lasts);
+    daemon.stop();
+
+    declare("session_retention = \"1s\"");
+    let _daemon = env.daemon();
+    let left = |session: &str| {
+        env.json(&["sessions", "list"])["sessions"]
+            .to_string()
+            .contains(session)
+    };
+    until("what is older than a second goes", || {
+        !left(&older) && !left(&newer)
+    });
+    assert!(!dir(&older).exists() && !dir(&newer).exists());
 }

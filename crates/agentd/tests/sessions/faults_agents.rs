@@ -1,9 +1,7 @@
 //! Agents that take all they can get: processes, memory, disks, time, and whoever reads what they print.
 
-use crate::site::{
-    Disk, Site, WAIT, contained, memory_max_kib, outcome, plain, processes, supervisor, until,
-};
-use crate::support::{TestEnvironment, code, finish, shown};
+use crate::site::{Disk, Site, WAIT, contained, memory_max_kib, outcome, plain, processes, supervisor};
+use crate::support::{TestEnvironment, code, finish, shown, until};
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::MetadataExt;

@@ -2,7 +2,7 @@
 //! commands can be made to fail.
 
 use crate::podman::{IMAGE, Podman};
-use crate::support::{Daemon, PATIENCE, Running, TestEnvironment, pipe, read_pipe};
+use crate::support::{Daemon, Running, TestEnvironment, pipe, read_pipe};
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -226,16 +226,6 @@ pub(crate) fn memory_max_kib(pid: i32) -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
     number.expect("VmHWM")
-}
-
-/// Asks again and again until something holds. Only for what tells nobody that it has changed.
-#[track_caller]
-pub(crate) fn until(what: &str, holds: impl Fn() -> bool) {
-    let began = std::time::Instant::now();
-    while !holds() {
-        assert!(began.elapsed() < PATIENCE, "not in time: {what}");
-        std::thread::yield_now();
-    }
 }
 
 /// A small file system of its own. It is taken away when this is dropped.

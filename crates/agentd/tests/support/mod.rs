@@ -573,6 +573,16 @@ fn rustix_pid(pid: i32) -> Option<rustix::process::Pid> {
     rustix::process::Pid::from_raw(pid)
 }
 
+/// Asks again and again until something holds. Only for what tells nobody that it has changed.
+#[track_caller]
+pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < PATIENCE, "not in time: {what}");
+        std::thread::yield_now();
+    }
+}
+
 /// How a program ended, as a shell shows it.
 pub(crate) fn code(status: ExitStatus) -> i32 {
     status
