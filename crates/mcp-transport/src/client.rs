@@ -51,6 +51,16 @@ struct State {
     subscribed: BTreeSet<String>,
     /// It has greeted in the older way, and hears of every change.
     is_legacy: bool,
+    /// Nothing more will come of it.
+    has_said_all: bool,
+}
+
+impl State {
+    fn cancel(&self, id: &str) {
+        if let Some(cancel) = self.running.get(id) {
+            cancel.cancel();
+        }
+    }
 }
 
 /// What of a client may be asked.
@@ -135,10 +145,8 @@ impl Connection {
         let Some(params) = params.and_then(Object::parse) else {
             return;
         };
-        if let Some(id) = params.get("requestId")
-            && let Some(cancel) = self.state().running.get(id.get())
-        {
-            cancel.cancel();
+        if let Some(id) = params.get("requestId") {
+            self.state().cancel(id.get());
         }
     }
 
@@ -156,12 +164,11 @@ impl Connection {
     pub(crate) async fn said_all(&self) {
         {
             let mut state = self.state();
-            state.can = Asked::default();
+            // For requests that have not come as far as to wait.
+            state.has_said_all = true;
             state.asked.clear();
             for id in state.listens.keys() {
-                if let Some(cancel) = state.running.get(id) {
-                    cancel.cancel();
-                }
+                state.cancel(id);
             }
         }
         // As many as there are.
@@ -169,7 +176,12 @@ impl Connection {
     }
 
     pub(crate) fn listen(&self, listen: Listen) {
-        self.state().listens.insert(listen.id.get().to_owned(), listen);
+        let mut state = self.state();
+        let id = listen.id.get().to_owned();
+        if state.has_said_all {
+            state.cancel(&id);
+        }
+        state.listens.insert(id, listen);
     }
 
     pub(crate) fn unlisten(&self, id: &RawValue) {
@@ -274,6 +286,7 @@ impl Origin {
         let is_possible = self.revision == Revision::Legacy && {
             let state = connection.state();
             match method {
+                _ if state.has_said_all => false,
                 "sampling/createMessage" => state.can.sampling,
                 "elicitation/create" => state.can.elicitation,
                 "roots/list" => state.can.roots,

@@ -193,7 +193,7 @@ fn node_specs(session: bool) -> Value {
             "description": "Names in this call, or ids, that must be completed first"},
         "payload": {"description": "Any JSON: what to do"},
         "priority": {"type": "integer", "description": "Larger is earlier"},
-        "capabilities": {"type": "array", "items": {"type": "string"}, "description": "A worker must have"},
+        "capabilities": {"type": "array", "items": {"type": "string"}, "description": "Whoever acquires without task_id must have"},
         "retry": {"type": "object", "properties": {
             "max_attempts": {"type": "integer"}, "backoff_secs": {"type": "number"}}},
     });

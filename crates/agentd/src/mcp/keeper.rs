@@ -52,6 +52,13 @@ pub(super) async fn keep(daemon: &Daemon, held: &Held, silence_max: Duration) {
     }
 }
 
+/// Asks the daemon of everything that is held whether it still is.
+pub(super) async fn look(daemon: &Daemon, held: &Held) {
+    for lease in held.all() {
+        beat_or_lose(daemon, held, &lease).await;
+    }
+}
+
 async fn beat_or_lose(daemon: &Daemon, held: &Held, lease: &Lease) {
     match beat(daemon, lease, None).await {
         Ok(expires_at) => held.extended(lease, expires_at, None),

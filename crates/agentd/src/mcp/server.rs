@@ -60,8 +60,13 @@ impl Server {
 
 impl Shared {
     async fn whoami(&self, client: Option<&str>) -> Answer {
-        let scope = self.scope(client).await;
+        // First, because it waits for a daemon that is being restarted.
         let asked: Result<WhoAmI, Refusal> = self.daemon.ask(Method::WhoAmI, &NoParams {}, Again::Yes).await;
+        if asked.is_ok() {
+            keeper::look(&self.daemon, &self.held).await;
+        }
+        let scope = self.scope(client).await;
+        let is_in_session = scope.as_ref().is_ok_and(|scope| scope.session.is_some());
         let holds: Vec<Value> = self.held.all().iter().map(Lease::shown).collect();
         let mut shown = json!({ "holds": holds });
         match scope {
@@ -74,6 +79,12 @@ impl Shared {
             Err(refusal) => shown["problem"] = refusal.message.into(),
         }
         shown["daemon"] = match asked {
+            // What the daemon lets this process do is not what these tools do for an agent.
+            Ok(_) if is_in_session => json!({
+                "answers": true,
+                "role": "session",
+                "because": "these tools do what is its session's business",
+            }),
             Ok(me) => json!({ "answers": true, "role": me.role, "because": me.because }),
             Err(refusal) => json!({
                 "answers": false,

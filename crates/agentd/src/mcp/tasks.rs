@@ -168,18 +168,33 @@ fn made_up(key: &str, at: usize) -> NodeId {
     NodeId(Builder::from_custom_bytes(bytes).into_uuid())
 }
 
+/// The ids were made up here: whoever gave names knows nothing of them.
+fn by_their_names(mut refusal: Refusal, named: &[(String, NodeId)]) -> Refusal {
+    for (name, id) in named {
+        let id = id.to_string();
+        if refusal.message.contains(&id) {
+            refusal.message = refusal.message.replace(&id, &format!("{name:?}"));
+        }
+    }
+    refusal
+}
+
 impl Shared {
     pub(super) async fn register(&self, args: Register) -> Answer {
         // With a key of its own a request can be sent again when the daemon is restarted in the middle.
         let key = args
             .idempotency_key
             .unwrap_or_else(|| format!("mcp-{}", Uuid::new_v4()));
-        let names: Vec<Option<String>> = args.nodes.iter().map(|node| node.name.clone()).collect();
         // The same key for two tasks means two requests, and so two sets of ids.
         let seed = args
             .task_id
             .map_or_else(|| key.clone(), |task_id| format!("{task_id} {key}"));
         let nodes = specs(args.nodes, &seed, self.reach())?;
+        let named: Vec<(String, NodeId)> = nodes
+            .iter()
+            .filter_map(|node| Some((node.name.clone()?, node.id?)))
+            .collect();
+        let named_too = |refusal| by_their_names(refusal, &named);
         let (task_id, node_ids) = match (args.task_id, args.goal) {
             (Some(task_id), None) if args.context.is_none() => {
                 let request = AddNodes {
@@ -187,7 +202,8 @@ impl Shared {
                     nodes,
                     idempotency_key: Some(key),
                 };
-                let added: NodeIds = self.daemon.ask(Method::AddNodes, &request, Again::Yes).await?;
+                let asked = self.daemon.ask(Method::AddNodes, &request, Again::Yes).await;
+                let added: NodeIds = asked.map_err(named_too)?;
                 (task_id, added.node_ids)
             }
             (None, Some(goal)) => {
@@ -197,10 +213,8 @@ impl Shared {
                     initial_nodes: nodes,
                     idempotency_key: Some(key),
                 };
-                let task: RegisteredTask = self
-                    .daemon
-                    .ask(Method::RegisterTask, &request, Again::Yes)
-                    .await?;
+                let asked = self.daemon.ask(Method::RegisterTask, &request, Again::Yes).await;
+                let task: RegisteredTask = asked.map_err(named_too)?;
                 (task.task_id, task.node_ids)
             }
             _ => {
@@ -210,10 +224,11 @@ impl Shared {
             }
         };
         let mut shown = json!({ "task_id": task_id, "node_ids": shape::ids(&node_ids) });
-        let by_name: serde_json::Map<String, Value> = names
-            .into_iter()
-            .zip(&node_ids)
-            .filter_map(|(name, id)| Some((name?, json!(id))))
+        let is_of_one = |name: &str| named.iter().filter(|(other, _)| other == name).count() == 1;
+        let by_name: serde_json::Map<String, Value> = named
+            .iter()
+            .filter(|(name, _)| is_of_one(name))
+            .map(|(name, id)| (name.clone(), json!(id)))
             .take(shape::IDS_MAX)
             .collect();
         if !by_name.is_empty() {
