@@ -218,6 +218,7 @@ fn plugins_that_cannot_be_meant_are_refused() {
         (plugin("a_", program), "cannot be a plugin's name"),
         (plugin("A", program), "cannot be a plugin's name"),
         (plugin("agentd", program), "agentd's own"),
+        (plugin("gateway", program), "agentd's own"),
         (plugin(&"a".repeat(25), program), "1 to 24 of"),
         (plugin("a", program).repeat(2), "another plugin called \"a\""),
         (plugin("a", ""), "neither a command nor a url"),

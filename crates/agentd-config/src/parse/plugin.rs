@@ -38,8 +38,8 @@ const PATTERN_KEYS: [&str; 2] = ["allow", "deny"];
 const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(24 * 3600);
 const OUTPUT_BYTES: RangeInclusive<u64> = 1024..=16 * 1024 * 1024;
 const CALLS_PER_MINUTE: Range<i64> = 1..1_000_001;
-/// agentd's own tools have this prefix.
-const RESERVED_NAME: &str = "agentd";
+/// agentd's own tools have these prefixes: tasks and the like, and what the gateway itself offers.
+const RESERVED_NAMES: [&str; 2] = ["agentd", "gateway"];
 
 /// Reads one plugin; none when it has no name.
 pub(super) fn read(reading: &mut Reading<'_>, section: Section<'_>) -> Option<(Plugin, Located<String>)> {
@@ -158,8 +158,11 @@ fn name(reading: &mut Reading<'_>, section: &Section<'_>) -> Option<Located<Stri
              without _ at the end, since its tools are called NAME__TOOL",
             quoted(&name.value)
         )
-    } else if name.value == RESERVED_NAME {
-        format!("the plugin {RESERVED_NAME:?} is agentd's own, and every session has it; choose another name")
+    } else if RESERVED_NAMES.contains(&name.value.as_str()) {
+        format!(
+            "the plugin {:?} is agentd's own, and every session has it; choose another name",
+            name.value
+        )
     } else {
         return Some(name);
     };

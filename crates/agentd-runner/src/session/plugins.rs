@@ -43,6 +43,25 @@ pub fn user(plugin: &Plugin) -> Result<Option<ProcessUser>, StepError> {
     }))
 }
 
+/// Looks whether the plugin's user can get to its home below `root`, agentd's own directory.
+///
+/// # Errors
+/// With the directory that is closed to it.
+pub fn reaches_home(root: &Path, plugin: &Plugin, user: &ProcessUser) -> Result<(), StepError> {
+    let homes = root.join(HOMES);
+    match state::impassable(homes.ancestors(), user.uid, user.gid) {
+        Some(closed) => Err(StepError::machine(format!(
+            "plugin {:?}: its user {} cannot get to its home {}, as {closed} is closed; chmod o+x {closed}, or give agentd a home \
+             elsewhere (AGENTD_HOME), or set HOME in the plugin's env",
+            plugin.name,
+            user.uid,
+            homes.join(&plugin.name).display(),
+            closed = closed.display()
+        ))),
+        None => Ok(()),
+    }
+}
+
 /// Makes the plugin's home below `root`, agentd's own directory, or takes the one that is there. None for a plugin that is
 /// no program, and for one whose variables name a home.
 ///
@@ -68,16 +87,7 @@ pub fn home(root: &Path, plugin: &Plugin, user: Option<&ProcessUser>) -> Result<
         state::own_directory_in(above.as_fd(), &plugin.name, &path, Wanted::Exactly(0o700), uid)?;
         return Ok(Some(path));
     };
-    if let Some(closed) = state::impassable(above_path.ancestors(), user.uid, user.gid) {
-        return Err(StepError::machine(format!(
-            "plugin {:?}: its user {} cannot get to its home {}, as {} is closed; chmod o+x {2}, or give agentd a home elsewhere \
-             (AGENTD_HOME), or set HOME in the plugin's env",
-            plugin.name,
-            user.uid,
-            path.display(),
-            closed.display()
-        )));
-    }
+    reaches_home(root, plugin, user)?;
     super::home::give(&path, (user.uid, user.gid))?;
     Ok(Some(path))
 }

@@ -38,7 +38,11 @@ pub(super) fn examine(settings: &Settings, environment: &Environment) -> Vec<Fin
                 }
             }
         }
-        if let Err(error) = plugins::user(plugin) {
+        let user = plugins::user(plugin).and_then(|user| match user {
+            Some(user) if !has_home_variable(plugin) => plugins::reaches_home(&settings.home, plugin, &user),
+            _ => Ok(()),
+        });
+        if let Err(error) = user {
             found.push(Finding::error("user", error.to_string()));
         }
         for credential in &plugin.credentials {
@@ -51,6 +55,10 @@ pub(super) fn examine(settings: &Settings, environment: &Environment) -> Vec<Fin
         }));
     }
     findings
+}
+
+fn has_home_variable(plugin: &Plugin) -> bool {
+    matches!(&plugin.source, PluginSource::Command { env, .. } if env.contains_key("HOME"))
 }
 
 /// An agent's patterns that fit no tool of its plugins, whatever tools those have.
