@@ -2,11 +2,11 @@
 //! and their results look alike.
 
 use super::error::StepError;
-use super::home;
 use super::manager::Inner;
 use super::setup::Order;
 use super::state::{self, RunDir};
 use super::teardown::Said;
+use super::{home, own};
 use crate::runtime::engine::{Inside, Users};
 use crate::worker::inputs;
 use agentd_protocol::requests::GetNode;
@@ -42,20 +42,10 @@ pub(super) fn read(node: &AcquiredNode, own: &[&Path]) -> Result<Vec<PathBuf>, S
     if work.command.is_none() {
         return Ok(Vec::new());
     }
-    for own in own {
-        let own = own.canonicalize().unwrap_or_else(|_| own.to_path_buf());
-        for path in work.read.iter().map(Path::new) {
-            let real = path.canonicalize().map_err(|error| {
-                StepError::declaration(format!("cannot find {}: {error}", path.display()))
-            })?;
-            if own.starts_with(&real) || real.starts_with(&own) {
-                return Err(StepError::declaration(format!(
-                    "{} cannot be seen inside: agentd's own files are in {}",
-                    path.display(),
-                    own.display()
-                )));
-            }
-        }
+    for path in work.read.iter().map(Path::new) {
+        path.canonicalize()
+            .map_err(|error| StepError::declaration(format!("cannot find {}: {error}", path.display())))?;
+        own::refuse(path, own)?;
     }
     Ok(work.read.iter().map(PathBuf::from).collect())
 }

@@ -36,6 +36,7 @@ mod merge;
 pub mod mission;
 mod nodes;
 mod outcome;
+pub mod own;
 pub mod plugins;
 pub mod points;
 mod recovery;

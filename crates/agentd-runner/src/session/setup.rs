@@ -18,7 +18,7 @@ use super::mission::{self, Subject};
 use super::secrets::{self, Delivered, SecretStore};
 use super::state::{self, RunDir};
 use super::tools::{self, BRIDGE_FILE, CLIENT_FILE, Equipment, Whose};
-use super::{blocking, commands, home, workspace};
+use super::{blocking, commands, home, own, workspace};
 use crate::runtime::engine::{Built, Engine, Environment, Program, Users};
 use agentd_config::{Agent, RuntimeKind, WorkspaceMode};
 use agentd_protocol::SessionInfo;
@@ -30,7 +30,7 @@ use agentd_supervisor::records::Durability;
 use agentd_supervisor::spawn::{self, SpawnError};
 use agentd_supervisor::spec::{PROTOCOL_VERSION, Spec, TranscriptLimits};
 use agentd_supervisor::tools::{TOKEN_FILE, TOKEN_VARIABLE, ToolsSpec};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -232,6 +232,9 @@ impl Site {
         options.state.make_session(self.order.info.id)?;
         self.inner.point("setup.directory");
         let owner = workspace::find(agent)?;
+        if let Some((_, error)) = own::examine(agent, &own_files(&self.inner)).into_iter().next() {
+            return Err(error);
+        }
         let users = self
             .engine
             .users(agent, home_number, owner.as_ref())
@@ -385,10 +388,7 @@ impl Equipped {
                 .unwrap_or_default(),
             workspace: workspace.map(|workspace| workspace.path),
             read: match node {
-                Some(node) => commands::read(
-                    node,
-                    &[site.inner.options.state.root(), &site.inner.options.secret_dir],
-                )?,
+                Some(node) => commands::read(node, &own_files(&site.inner))?,
                 None => Vec::new(),
             },
             begin_in: command.map(|(_, work)| PathBuf::from(&work.cwd)),
@@ -499,6 +499,10 @@ impl Ready {
         tokio::spawn(spawned.reaped());
         Ok(())
     }
+}
+
+fn own_files(inner: &Inner) -> [&Path; 2] {
+    [inner.options.state.root(), &inner.options.secret_dir]
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -7,7 +7,7 @@ use agentd_config::{Agent, RuntimeKind, WorkspaceMode};
 use agentd_runner::runtime::engine::Engine;
 use agentd_runner::runtime::users::home_number;
 use agentd_runner::session::secrets::SecretStore;
-use agentd_runner::session::{materials, mission, workspace};
+use agentd_runner::session::{materials, mission, own, workspace};
 use std::os::unix::fs::MetadataExt;
 
 pub(super) fn examine(
@@ -22,9 +22,11 @@ pub(super) fn examine(
         findings.push(Finding::error("prompt_file", error.to_string()));
     }
     let (found, problems) = materials::examine(agent);
+    let of_agentd = own::examine(agent, &[&settings.home, &settings.secret_dir]);
     findings.extend(
         problems
             .into_iter()
+            .chain(of_agentd)
             .map(|(key, error)| Finding::error(key, error.to_string())),
     );
     findings.extend(
