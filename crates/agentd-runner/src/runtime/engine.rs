@@ -114,6 +114,15 @@ pub struct Users {
     pub shown_as_agent: Option<(u32, u32)>,
 }
 
+/// A directory of the workspace's owner that is at the same place inside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Also {
+    /// Its place.
+    pub path: PathBuf,
+    /// Whether it may be written to.
+    pub writable: bool,
+}
+
 /// A session's environment on the host, complete.
 #[derive(Clone, Debug)]
 pub struct Environment {
@@ -133,8 +142,8 @@ pub struct Environment {
     pub secrets: Option<PathBuf>,
     /// The working directory's place on the host, when there is one besides the home.
     pub workspace: Option<PathBuf>,
-    /// What else must be at the same place inside, writable: a worktree's repository.
-    pub also: Vec<PathBuf>,
+    /// What else must be at the same place inside: a worktree's repository.
+    pub also: Vec<Also>,
     /// What a command sees where it is on the host, read-only.
     pub read: Vec<PathBuf>,
     /// The directory that a command begins in, instead of the agent's own.

@@ -19,7 +19,7 @@ use super::secrets::{self, Delivered, SecretStore};
 use super::state::{self, RunDir};
 use super::tools::{self, BRIDGE_FILE, CLIENT_FILE, Equipment, Whose};
 use super::{blocking, commands, home, own, workspace};
-use crate::runtime::engine::{Built, Engine, Environment, Program, Users};
+use crate::runtime::engine::{Also, Built, Engine, Environment, Program, Users};
 use agentd_config::{Agent, RuntimeKind, WorkspaceMode};
 use agentd_protocol::SessionInfo;
 use agentd_protocol::results::AcquiredNode;
@@ -88,7 +88,7 @@ struct Site {
 struct Workspace {
     path: PathBuf,
     // What must be at the same place inside.
-    also: Vec<PathBuf>,
+    also: Vec<Also>,
 }
 
 /// The session has a directory, and it is known who is who.

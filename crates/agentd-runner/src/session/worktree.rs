@@ -12,7 +12,7 @@ use super::merge;
 use super::state::{self, StateDirs};
 use super::tree::{self, Budget, Progress};
 use super::workspace::{WorkspaceOutcome, WorkspaceReport};
-use crate::runtime::engine::Owner;
+use crate::runtime::engine::{Also, Owner};
 use agentd_config::WorktreePolicy;
 use agentd_protocol::SessionId;
 use agentd_supervisor::dir::SessionDir;
@@ -26,6 +26,8 @@ use std::path::{Path, PathBuf};
 /// Its record, in the session's directory.
 pub(crate) const RECORD_FILE: &str = "worktree.json";
 const RECORD_BYTES_MAX: u64 = 64 * 1024;
+/// Directories of a repository that commits write to, those of large files and of resolved conflicts among them.
+const WRITTEN_BY_GIT: [&str; 5] = ["objects", "refs", "logs", "lfs", "rr-cache"];
 /// How often making one is tried: another program may be changing the same repository.
 const TRIES: u32 = 3;
 
@@ -52,10 +54,28 @@ pub struct Worktree {
 }
 
 impl Worktree {
-    /// What must be at the same place inside as on the host, and writable: git in the worktree needs it.
+    /// What must be at the same place inside as on the host, before the agent begins: git in the worktree needs it.
+    ///
+    /// The repository's configuration and hooks name programs, which git would run for its owner, outside. So only what
+    /// a commit writes may be written: objects, references and what git knows of this worktree.
     #[must_use]
-    pub fn also(&self) -> Vec<PathBuf> {
-        vec![self.repository.clone()]
+    pub fn also(&self) -> Vec<Also> {
+        let own = std::fs::read_to_string(self.path.join(".git")).unwrap_or_default();
+        let own = own
+            .trim_end()
+            .rsplit('/')
+            .next()
+            .map(|name| Path::new("worktrees").join(name));
+        let written = WRITTEN_BY_GIT.iter().map(PathBuf::from).chain(own);
+        let written = written
+            .map(|name| self.repository.join(name))
+            .filter(|path| path.symlink_metadata().is_ok_and(|found| found.is_dir()))
+            .map(|path| Also { path, writable: true });
+        let repository = Also {
+            path: self.repository.clone(),
+            writable: false,
+        };
+        [repository].into_iter().chain(written).collect()
     }
 
     fn reference(&self) -> String {

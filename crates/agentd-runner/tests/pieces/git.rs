@@ -168,7 +168,16 @@ fn a_worktree_is_made_from_what_is_checked_out_and_dropped_without_a_trace() {
         branch_name("reviewer", id)
     );
     assert_eq!(worktree.base_branch.as_deref(), Some("main"));
-    assert_eq!(worktree.also(), [scene.repository.join(".git")]);
+    // All of the repository may be read, and what a commit writes may be written.
+    let also = worktree.also();
+    let git = scene.repository.join(".git");
+    let writable: Vec<_> = also.iter().filter(|also| also.writable).collect();
+    let places = ["objects", "refs", "logs", "worktrees/worktree"].map(|name| git.join(name));
+    assert_eq!(
+        writable.iter().map(|also| &also.path).collect::<Vec<_>>(),
+        places.iter().collect::<Vec<_>>()
+    );
+    assert!(also[0].path == git && !also[0].writable);
     assert_eq!(scene.worktrees().recorded(id).unwrap(), Some(worktree.clone()));
     scene.put(&worktree.path, "untracked", "x");
     scene.place.dirs.make_session(id).unwrap_err();

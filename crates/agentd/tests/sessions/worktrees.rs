@@ -57,6 +57,36 @@ fn a_runs_end_and_a_removal_say_what_becomes_of_the_worktree() {
     assert!(file(&worktree).ends_with("more\n"));
 }
 
+/// Its owner runs git there, outside; git runs what the configuration names.
+#[test]
+fn an_agent_in_a_worktree_writes_commits_and_nothing_that_git_runs() {
+    let mut scene = Scene::bare(true);
+    let repository = scene.repository();
+    let script = r#"
+own=$(sed 's/^gitdir: //' .git); git=${own%/worktrees/*}
+for name in config config.worktree commondir hooks/post-commit info/attributes HEAD; do
+    (echo x >>"$git/$name") 2>/dev/null && echo "wrote $name"
+    (rm -rf "$git/$name" && mv . "$git/$name") 2>/dev/null && echo "replaced $name"
+done
+for place in objects refs/heads logs "worktrees/${own##*/}"; do
+    (echo x >"$git/$place/new" && rm "$git/$place/new") || echo "did not write to $place"
+done
+cat "$git/config" >/dev/null && echo tried"#;
+    let agents = [("runc", ""), ("gvisor", "oci_runtime = \"runsc\"\n")].map(|(name, more)| {
+        let more = format!(
+            "workspace = {}\nworkspace_mode = \"worktree\"\nworktree_policy = \"drop\"\n{more}",
+            json!(repository)
+        );
+        scene.agent(name, script, &more)
+    });
+    scene.declare("", &agents);
+    let daemon = scene.env.daemon();
+    for name in ["runc", "gvisor"] {
+        assert_eq!(scene.env.ok(&["run", name]), "tried\n", "{name}");
+    }
+    scene.close(daemon);
+}
+
 fn file(worktree: &Path) -> String {
     std::fs::read_to_string(worktree.join("file")).unwrap()
 }

@@ -17,7 +17,7 @@ const TMP_OF_MEMORY: u64 = 2;
 
 /// How something of the host's is seen inside.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Access {
+pub(super) enum Access {
     Write,
     Read,
     /// Writable, with what is mounted below it.
@@ -206,23 +206,30 @@ fn mounts(podman: &Podman, order: &Environment) -> Vec<(PathBuf, PathBuf, Access
     let read = order.read.iter();
     mounts.extend(read.map(|path| (path.clone(), path.clone(), Access::Read)));
     let shared = shared(order);
-    for (index, (from, to)) in shared.into_iter().enumerate() {
+    for (index, (from, to, access)) in shared.into_iter().enumerate() {
         let from = match order.users.shown_as_agent {
             Some(_) => mapped::place(&podman.mounts_of(order.session), index),
             None => from.to_owned(),
         };
-        mounts.push((from, to, Access::Workspace));
+        mounts.push((from, to, access));
     }
     mounts
 }
 
-/// What belongs to the owner of the workspace: place on the host, place inside.
-pub(super) fn shared(order: &Environment) -> Vec<(&Path, PathBuf)> {
+/// What belongs to the owner of the workspace: place on the host, place inside, what may be done there.
+pub(super) fn shared(order: &Environment) -> Vec<(&Path, PathBuf, Access)> {
     let workspace = order
         .workspace
         .iter()
-        .map(|from| (&**from, workdir(&order.agent)));
-    let also = order.also.iter().map(|path| (&**path, path.clone()));
+        .map(|from| (&**from, workdir(&order.agent), Access::Workspace));
+    let also = order.also.iter().map(|also| {
+        let access = if also.writable {
+            Access::Workspace
+        } else {
+            Access::Read
+        };
+        (&*also.path, also.path.clone(), access)
+    });
     workspace.chain(also).collect()
 }
 

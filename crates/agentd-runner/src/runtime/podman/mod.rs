@@ -358,7 +358,7 @@ impl Engine for Podman {
             let dir = self.mounts_of(environment.session);
             let sources = arguments::shared(environment)
                 .into_iter()
-                .map(|(from, _)| from.to_owned())
+                .map(|(from, ..)| from.to_owned())
                 .collect::<Vec<_>>();
             let made = tokio::task::spawn_blocking(move || {
                 let sources: Vec<&Path> = sources.iter().map(|path| &**path).collect();
