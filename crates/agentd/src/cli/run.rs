@@ -28,7 +28,8 @@ use tokio::sync::watch;
 /// Run a session of an agent now, and show what it prints
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-What the agent prints goes to standard output and standard error as it came. Ends with the agent's own exit code:
+What the agent prints goes to standard output and standard error as it came, as far as its transcript keeps it
+(transcript_limit): standard error says how much is missing. Ends with the agent's own exit code:
 
   0        completed
   1 …      failed: the agent's exit code (1 when it exited with 0 and its result says that it failed)
@@ -193,7 +194,7 @@ async fn watch_over(
         true => ", once a daemon runs (`agentd`)",
         false => "",
     };
-    let mut running = Box::pin(running(context, request, &known));
+    let mut running = Box::pin(running(context, request, &known, needs));
     // One future for the whole time: begun anew after each signal, it might miss that the daemon changed.
     let mut keeping = Box::pin(host.keep());
     let mut stopping = Box::pin(stop_when_known(context, id.clone()));
@@ -252,6 +253,7 @@ async fn running(
     context: &Context,
     request: &RunAgent,
     known: &watch::Sender<Option<SessionId>>,
+    needs: &str,
 ) -> Result<Exit, Failure> {
     let begun = begin(context, request).await?;
     known.send_replace(Some(begun.id));
@@ -265,7 +267,7 @@ async fn running(
     if let Err(failure) = printed {
         let id = begun.id;
         console.status(&format!(
-            "session {id} goes on; `agentd sessions stop {id}` ends it"
+            "session {id} goes on; `agentd sessions stop {id}` ends it{needs}"
         ));
         return Err(failure);
     }

@@ -49,6 +49,7 @@ pub(crate) fn begin_for_command(console: &Console) -> Result<(), Failure> {
     let console = console.clone();
     let begun = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new("agentd=warn"))
+        .with_ansi(false)
         .event_format(Said)
         .with_writer(move || Status {
             console: console.clone(),

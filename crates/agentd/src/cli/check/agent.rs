@@ -82,9 +82,18 @@ fn workspace(
     };
     if let Some(engine) = engine {
         // A home that is not there yet has no number. What comes of any other is the same, but for its user's id.
-        let number = number_of(settings, agent).unwrap_or(0);
-        if let Err(error) = engine.users(agent, number, Some(&owner)) {
-            findings.push(Finding::error(key, error.to_string()));
+        let number = number_of(settings, agent);
+        if let Err(error) = engine.users(agent, number.unwrap_or(0), Some(&owner)) {
+            let message = match number {
+                None if agent.runtime == RuntimeKind::Process && nix::unistd::geteuid().is_root() => format!(
+                    "the workspace {} belongs to user {}, and the agent's own user may not write it; which user that is, and the \
+                     command that lets it, its first run says; or choose the runtime podman, which works as the workspace's owner",
+                    owner.path.display(),
+                    owner.uid
+                ),
+                _ => error.to_string(),
+            };
+            findings.push(Finding::error(key, message));
         }
     }
     if agent.workspace_mode == WorkspaceMode::Worktree {
