@@ -262,10 +262,9 @@ fn daemon(settings: &Settings) -> Vec<Finding> {
     ] {
         let unknown = names.iter().filter(|name| !is_principal(name));
         findings.extend(unknown.map(|name| {
-            Finding::warning(
-                key,
-                format!("{name:?} is no user, user id or %group on this machine"),
-            )
+            let message =
+                format!("{name:?} is no user, user id or %group on this machine; the daemon would not start");
+            Finding::error(key, message)
         }));
     }
     findings.extend(agent::store(settings));

@@ -141,7 +141,11 @@ fn duration(node: &NodeInfo, now_secs: i64) -> String {
         NodeStatus::Completed | NodeStatus::Failed => node.updated_at,
         NodeStatus::Pending => return "-".into(),
     };
-    shown_duration(u64::try_from(ended.saturating_sub(began)).unwrap_or(0) * 1000)
+    // Nodes' own times are in whole seconds.
+    match ended.saturating_sub(began) {
+        ..1 => "< 1 s".into(),
+        secs => format!("~ {}", shown_duration(secs.unsigned_abs() * 1000)),
+    }
 }
 
 fn note(node: &NodeInfo, names: &HashMap<NodeId, String>) -> String {
