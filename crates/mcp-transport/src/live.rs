@@ -2,7 +2,7 @@
 
 use crate::event::Event;
 use crate::greet::{discover, initialize};
-use crate::limits::{Bucket, Rate, Restarts};
+use crate::limits::{Bucket, Rate, Restarts, seconds};
 use crate::lines::{Line, Lines};
 use crate::lists::{keep_lists, keep_subscriptions, read_lists};
 use crate::plugin::{Lifecycle, Lists, Plugin, Source, Status, Wire};
@@ -326,7 +326,7 @@ impl Life {
         let besides = match begun.await {
             Err(_) => {
                 plugin.set_silent(true);
-                return format!("was not ready within {} seconds", limits.start_max.as_secs_f64());
+                return format!("was not ready within {}", seconds(limits.start_max));
             }
             Ok(Err(why)) => return format!("cannot be used: {why}"),
             Ok(Ok(besides)) => besides,

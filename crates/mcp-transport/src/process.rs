@@ -126,7 +126,10 @@ impl Spawn for RuntimeSpawn {
         let (pid, [stdin, stdout, stderr]) = taken(&mut child)?;
         let ended = Box::pin(async move {
             match child.wait().await {
-                Ok(status) => status.to_string(),
+                Ok(status) => match status.code() {
+                    Some(code) => format!("exit status {code}"),
+                    None => status.to_string(),
+                },
                 Err(error) => format!("its end cannot be waited for: {error}"),
             }
         });

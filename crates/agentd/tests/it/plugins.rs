@@ -344,7 +344,7 @@ fn calls_that_cannot_be() {
     assert!(late.contains("did not answer within 3 seconds"), "{late}");
     assert!(late.contains("--timeout gives it longer"), "{late}");
     let died = env.fails(1, &["plugin", "call", "notes", "die"]);
-    assert!(died.contains("exit status: 3"), "{died}");
+    assert!(died.contains("exit status 3"), "{died}");
     assert!(
         died.contains("my last words, [redacted]") && !died.contains(TOKEN),
         "{died}"
@@ -389,7 +389,7 @@ fn a_plugin_that_dies_at_its_start_is_quoted() {
     );
     let said = env.fails(1, &["plugin", "tools", "p"]);
     for words in [
-        "exit status: 3",
+        "exit status 3",
         "reading the settings",
         "no forge at [redacted]",
         "hint: it ran `sh ",
