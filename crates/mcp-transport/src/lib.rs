@@ -39,6 +39,7 @@ pub mod limits;
 pub mod lines;
 mod lists;
 mod live;
+mod log;
 mod message;
 mod mirror;
 pub mod name;

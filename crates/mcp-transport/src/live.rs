@@ -71,6 +71,7 @@ pub(crate) async fn run(plugin: Arc<Plugin>, spawn: Arc<dyn Spawn>, stop: Cancel
         let why = redacted(&plugin, &why);
         plugin.fail_all(&why);
         if death.of_the_probe {
+            plugin.said.forget();
             lifecycle = Lifecycle::Initialize;
             continue;
         }

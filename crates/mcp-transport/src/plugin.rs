@@ -10,6 +10,7 @@ use crate::client::Origin;
 use crate::gateway::{Inner, StartFault};
 use crate::limits::{Bucket, Limits, seconds};
 use crate::lines::id_in_head;
+use crate::log::Log;
 use crate::message::{Message, Object, Raw, RpcError, answer_line, method_line, parse, raw};
 use crate::policy::Rules;
 use crate::process::{ProcessOptions, Said};
@@ -209,7 +210,13 @@ impl Plugin {
         }
     }
 
-    pub(crate) fn new(index: usize, options: PluginOptions, gateway: Weak<Inner>, identity: Client) -> Self {
+    pub(crate) fn new(
+        index: usize,
+        options: PluginOptions,
+        gateway: Weak<Inner>,
+        identity: Client,
+        log: Option<Log>,
+    ) -> Self {
         let bucket = options.limits.rate.map(|rate| Bucket::new(rate, Instant::now()));
         Self {
             index,
@@ -220,7 +227,7 @@ impl Plugin {
             lists: Mutex::default(),
             lists_changed: Notify::new(),
             subscribed: watch::Sender::default(),
-            said: Said::default(),
+            said: Said::with(log),
             symptoms: Symptoms::default(),
             bucket: Mutex::new(bucket),
             state: Mutex::default(),

@@ -16,12 +16,20 @@ async fn a_plugin_that_cannot_start_says_why() {
     ] {
         let mut options = GatewayOptions::new(vec![plugin("good", "legacy"), plugin("bad", mode)]);
         options.redact = Arc::new(|text: &str| text.replace("sesame", "[redacted]"));
+        let logs = tempfile::tempdir().unwrap();
+        options.log_dir = Some(logs.path().to_owned());
         let error = timeout(MAX, Gateway::start(options)).await.unwrap().unwrap_err();
         let StartError::Plugin { plugin, why, .. } = error else {
             panic!("{error}")
         };
         assert_eq!(plugin, "bad");
         assert!(why.contains(expected) && !why.contains("sesame"), "{why}");
+        if mode == "die-at-start" {
+            // It was started twice, the second time in the older way.
+            assert_eq!(why.matches(expected).count(), 1, "{why}");
+            let log = std::fs::read_to_string(logs.path().join("bad.log")).unwrap();
+            assert_eq!(log, "no configuration; token=[redacted]\n".repeat(2));
+        }
     }
     for name in ["", "a__b", "gateway"] {
         let error = Gateway::start(GatewayOptions::new(vec![plugin(name, "legacy")]))
