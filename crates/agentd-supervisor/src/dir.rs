@@ -100,6 +100,12 @@ impl SessionDir {
         self.tools().join("plugins").join(name)
     }
 
+    /// What plugins say on standard error, a `NAME.log` for each, without secrets. It stays as long as the session does.
+    #[must_use]
+    pub fn plugin_logs(&self) -> PathBuf {
+        self.root.join("plugin-logs")
+    }
+
     /// The container's log.
     #[must_use]
     pub fn log_fifo(&self) -> PathBuf {

@@ -354,6 +354,7 @@ impl Forge {
             status: status.as_u16(),
             message,
             anonymous: self.token.is_none(),
+            write,
         }
     }
 

@@ -22,11 +22,12 @@ impl ToolError {
 /// Why the forge gave no answer that could be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ForgeError {
-    #[error("{}{}", told(*.status, .message), hint(*.status, *.anonymous))]
+    #[error("{}{}", told(*.status, .message), hint(*.status, *.anonymous, *.write))]
     Status {
         status: u16,
         message: String,
         anonymous: bool,
+        write: bool,
     },
     #[error("the forge limits the rate of requests (429){}", when(*.retry_after))]
     RateLimited { retry_after: Option<Duration> },
@@ -76,7 +77,7 @@ fn told(status: u16, message: &str) -> String {
     }
 }
 
-fn hint(status: u16, anonymous: bool) -> &'static str {
+fn hint(status: u16, anonymous: bool, write: bool) -> &'static str {
     match status {
         401 | 403 | 404 if anonymous => {
             ". This server has no token (FORGEJO_TOKEN): only what is public can be seen, and nothing written"
@@ -85,6 +86,9 @@ fn hint(status: u16, anonymous: bool) -> &'static str {
         403 => ". The token may not do this: it lacks the permission on the repository or the scope",
         404 => {
             ". It does not exist, or the token may not see it: check owner, repo and the number or name, with a list or a search"
+        }
+        405 if !write => {
+            ". What answers there does not let this be read, which every Forgejo and Gitea does: is FORGEJO_URL one, with the whole path to it? Only who runs this server can change that"
         }
         405 => {
             ". The forge does not allow this now (a pull request that is a draft, has conflicts or lacks approvals or checks): read it before you try again"

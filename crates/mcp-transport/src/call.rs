@@ -3,12 +3,13 @@
 use crate::answer::Answered;
 use crate::catalog::Found;
 use crate::client::Origin;
-use crate::event::{CallEvent, Event, Outcome, Redact};
+use crate::event::{CallEvent, Event, Outcome};
 use crate::gateway::{Inner, OWN_NAME};
-use crate::message::{Object, Raw, RpcError, raw};
+use crate::message::{Object, Raw, RpcError, raw, raw_text};
+use crate::name::SEPARATOR;
 use crate::paging::{Kind, Marker, cut, part};
-use crate::plugin::CallError;
-use serde_json::Value;
+use crate::plugin::{CallError, Plugin, Status};
+use crate::redacted::without_secrets;
 use serde_json::value::RawValue;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,8 +17,12 @@ use tokio_util::sync::CancellationToken;
 
 /// What is read on at once, in bytes, unless less is asked for.
 const READ_MORE_BYTES: usize = 64 * 1024;
+/// What of a tool's name goes into the event, in bytes.
+const NAME_BYTES_MAX: usize = 256;
 /// What of an error goes into the event, in bytes.
 const ERROR_BYTES_MAX: usize = 2048;
+/// What is kept of what may have secrets in it, beyond what is told, so that one at the end is seen whole.
+const AHEAD_BYTES: usize = 512 * 1024;
 
 /// A call that was answered, and is to be told of.
 pub(crate) struct Call {
@@ -26,26 +31,21 @@ pub(crate) struct Call {
     begun: Instant,
     took: Duration,
     outcome: Outcome,
-    /// As much of them as is told, and how long they were.
+    /// All of them: what is told is known once their secrets are out.
     arguments: String,
-    argument_bytes: usize,
     result_bytes: usize,
     error: Option<String>,
 }
 
 impl Call {
-    fn new(inner: &Inner, name: &str, arguments: Option<&RawValue>) -> Self {
-        let text = arguments.map_or("", RawValue::get);
-        // Some more than is told, so that a secret at the end is still seen whole.
-        let kept = cut(text, inner.options.event_arguments_bytes_max.saturating_add(4096));
+    fn new(name: &str, arguments: Option<&RawValue>) -> Self {
         Self {
             plugin: String::new(),
             tool: name.to_owned(),
             begun: Instant::now(),
             took: Duration::ZERO,
             outcome: Outcome::Ok,
-            arguments: kept.to_owned(),
-            argument_bytes: text.len(),
+            arguments: arguments.map_or("", RawValue::get).to_owned(),
             result_bytes: 0,
             error: None,
         }
@@ -75,14 +75,17 @@ impl Call {
             text.truncate(cut(&text, bytes_max).len());
             text
         };
+        let arguments_max = options.event_arguments_bytes_max;
+        let arguments = without_secrets(&self.arguments, &*options.redact, arguments_max + AHEAD_BYTES);
         options.events.take(Event::Call(CallEvent {
-            arguments: redact(&self.arguments, options.event_arguments_bytes_max),
+            // Once more, for what begins in one string and ends in another.
+            arguments: redact(&arguments, arguments_max),
+            argument_bytes: self.arguments.len(),
             error: self.error.map(|error| redact(&error, ERROR_BYTES_MAX)),
             plugin: self.plugin,
-            tool: self.tool,
+            tool: redact(&self.tool, NAME_BYTES_MAX),
             duration_ms: u64::try_from(self.took.as_millis()).unwrap_or(u64::MAX),
             outcome: self.outcome,
-            argument_bytes: self.argument_bytes,
             result_bytes: self.result_bytes,
         }));
     }
@@ -121,7 +124,7 @@ impl Inner {
         let Some(name) = params.text("name") else {
             return Err(RpcError::params("name is missing")).into();
         };
-        let mut call = Call::new(self, &name, params.get("arguments"));
+        let mut call = Call::new(&name, params.get("arguments"));
         let catalog = self.catalog();
         let tool = match catalog.tool(&name) {
             Found::Tool(tool) => tool,
@@ -139,9 +142,15 @@ impl Inner {
                 return self.read_more(call, &params);
             }
             Found::Nothing => {
-                call.tool = cut(&name, 256).to_owned();
-                let why = format!("Unknown tool: {}", call.tool);
+                if let Some((plugin, own)) = self.given_up(&name) {
+                    call.plugin.clone_from(&plugin.options.name);
+                    call.tool = own.to_owned();
+                    let error = plugin.ready(Duration::ZERO).await.err();
+                    return self.failed(call, &name, plugin, &error.unwrap_or(CallError::Cancelled));
+                }
+                let why = format!("Unknown tool: {}", cut(&name, NAME_BYTES_MAX));
                 let error = RpcError::params(why.as_str()).raw();
+                let why = format!("Unknown tool: {name}");
                 return call.ends(Outcome::Denied, Some(why), Err(error));
             }
         };
@@ -167,43 +176,51 @@ impl Inner {
         match answer {
             Ok(Ok(result)) => {
                 call.result_bytes = result.get().len();
-                let is_error = Object::parse(&result).is_some_and(|result| result.is_true("isError"));
-                let outcome = if is_error { Outcome::ToolError } else { Outcome::Ok };
+                let (outcome, error) = match said(&result) {
+                    Ok(None) => (Outcome::Ok, None),
+                    Ok(Some(error)) => (Outcome::ToolError, Some(error)),
+                    Err(why) => {
+                        let error = CallError::Failed(format!("its answer is malformed: {why}"));
+                        return self.failed(call, &name, plugin, &error);
+                    }
+                };
                 match self.bounded(plugin, Some(Kind::ToolCall), result, tool.is_structured) {
-                    Ok(result) => call.ends(outcome, None, Ok(result)),
+                    Ok(result) => call.ends(outcome, error, Ok(result)),
                     Err(error) => call.fails(Outcome::PluginFailed, error.message),
                 }
             }
             Ok(Err(error)) => {
-                let text = cut(error.get(), ERROR_BYTES_MAX).to_owned();
+                let text = without_secrets(error.get(), &*self.options.redact, AHEAD_BYTES);
                 call.ends(Outcome::RpcError, Some(text), Err(error))
             }
-            Err(error) => {
-                let outcome = match error {
-                    CallError::TimedOut(_) => Outcome::TimedOut,
-                    CallError::Cancelled => Outcome::Cancelled,
-                    CallError::Failed(_) => Outcome::PluginFailed,
-                };
-                let tail = if outcome == Outcome::TimedOut {
-                    plugin.said.tail()
-                } else {
-                    String::new()
-                };
-                let message = format!(
-                    "The tool {name:?} failed, plugin {:?}: {error}{tail}",
-                    plugin.options.name
-                );
-                let message = self.options.redact.redact(&message);
-                call.fails(outcome, message)
-            }
+            Err(error) => self.failed(call, &name, plugin, &error),
         }
     }
 
-    /// Arguments without secrets, when there are any in them: in what strings mean, however they are written, in names and in
-    /// numbers.
+    /// A call that its plugin has not answered.
+    fn failed(&self, call: Call, name: &str, plugin: &Plugin, error: &CallError) -> Answered {
+        let (outcome, tail) = match error {
+            CallError::TimedOut(_) => (Outcome::TimedOut, plugin.said.tail()),
+            CallError::Cancelled => (Outcome::Cancelled, String::new()),
+            CallError::Failed(_) => (Outcome::PluginFailed, String::new()),
+        };
+        let plugin = &plugin.options.name;
+        let message = format!("The tool {name:?} failed, plugin {plugin:?}: {error}{tail}");
+        call.fails(outcome, self.options.redact.redact(&message))
+    }
+
+    /// The plugin that a tool was of, by its name, when its tools are withdrawn; and the tool's name there.
+    fn given_up<'a>(&self, name: &'a str) -> Option<(&Plugin, &'a str)> {
+        let (plugin, own) = name.split_once(SEPARATOR)?;
+        let known = |known: &&Arc<Plugin>| known.options.prefixed && known.options.name == plugin;
+        let plugin = self.plugins.iter().find(known)?;
+        matches!(*plugin.status.borrow(), Status::GivenUp(_)).then_some((plugin, own))
+    }
+
+    /// Arguments without secrets, when there are any in them.
     fn redacted(&self, arguments: &RawValue) -> Option<Raw> {
-        let mut value: Value = serde_json::from_str(arguments.get()).ok()?;
-        redact_value(&mut value, &*self.options.redact).then(|| raw(&value))
+        let text = without_secrets(arguments.get(), &*self.options.redact, usize::MAX);
+        (text != arguments.get()).then(|| raw_text(text))
     }
 
     fn read_more(&self, call: Call, params: &Object<'_>) -> Answered {
@@ -243,68 +260,30 @@ impl Inner {
     }
 }
 
-/// True when there was something to take out.
-fn redact_value(value: &mut Value, redact: &dyn Redact) -> bool {
-    let hide = |text: &str| Some(redact.redact(text)).filter(|shown| shown != text);
-    match value {
-        Value::String(text) => match hide(text) {
-            Some(shown) => *text = shown,
-            None => return false,
-        },
-        Value::Number(number) => match hide(&number.to_string()) {
-            Some(shown) => *value = shown.into(),
-            None => return false,
-        },
-        Value::Array(items) => {
-            return items
-                .iter_mut()
-                .fold(false, |any, item| redact_value(item, redact) | any);
-        }
-        Value::Object(members) => {
-            let mut any = false;
-            *members = std::mem::take(members)
-                .into_iter()
-                .map(|(name, mut value)| {
-                    any |= redact_value(&mut value, redact);
-                    let shown = hide(&name);
-                    any |= shown.is_some();
-                    (shown.unwrap_or(name), value)
-                })
-                .collect();
-            return any;
-        }
-        Value::Null | Value::Bool(_) => return false,
+/// What a result says of a failure: of the first text in it as much as is kept, and nothing when it is none.
+///
+/// # Errors
+/// A clause for people, of what is no result.
+fn said(result: &RawValue) -> Result<Option<String>, &'static str> {
+    let result = Object::parse(result).ok_or("a result is an object")?;
+    let content = result.get("content").map(|content| {
+        let parts: Vec<&RawValue> = serde_json::from_str(content.get()).ok()?;
+        let is_object = |part: &&RawValue| part.get().starts_with('{');
+        parts.iter().all(is_object).then_some(parts)
+    });
+    let parts = content.map_or(Some(Vec::new()), |parts| parts);
+    let parts = parts.ok_or("its content is no list of objects")?;
+    if !result.is_true("isError") {
+        return Ok(None);
     }
-    true
+    let text = parts
+        .into_iter()
+        .find_map(|part| Object::parse(part)?.text("text"));
+    let text = text.unwrap_or_else(|| "it does not say why".to_owned());
+    Ok(Some(cut(&text, AHEAD_BYTES).to_owned()))
 }
 
 fn is_read_more(name: &str) -> bool {
     name.strip_prefix(OWN_NAME)
         .is_some_and(|rest| rest == "__read_more")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn secrets_are_taken_out_of_whatever_they_stand_in() {
-        let redact = |text: &str| {
-            text.replace("sesame", "[redacted]")
-                .replace("12345678", "[redacted]")
-        };
-        let mut value: Value = serde_json::from_str(
-            r#"{"a": ["open \u0073esame", 7, 123456789, null], "sesame": {"b": true}, "c": "\"sesame\""}"#,
-        )
-        .unwrap();
-        assert!(redact_value(&mut value, &redact));
-        let expected = json!({
-            "a": ["open [redacted]", 7, "[redacted]9", null],
-            "[redacted]": {"b": true},
-            "c": "\"[redacted]\"",
-        });
-        assert_eq!(value, expected);
-        assert!(!redact_value(&mut json!({"a": [1, "b", {"c": 1.5}]}), &redact));
-    }
 }

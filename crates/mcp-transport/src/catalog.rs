@@ -1,5 +1,6 @@
 //! All that agents see, under the names that they see: made anew whenever a plugin's lists change.
 
+use crate::definition::check_tool;
 use crate::message::{Object, Raw, RpcError, code, raw, raw_text};
 use crate::mirror::{self, Mirrored};
 use crate::name::{Names, SEPARATOR};
@@ -77,6 +78,10 @@ impl Catalog {
                 let Some((own, object)) = catalog.named(index, "tool", definition) else {
                     continue;
                 };
+                if let Err(why) = check_tool(&object) {
+                    catalog.refuse(index, format!("its tool {own:?} is left out: {why}"));
+                    continue;
+                }
                 if !own_names.insert(own.clone()) {
                     catalog.refuse(
                         index,
@@ -341,7 +346,9 @@ mod tests {
         Lists {
             tools: names
                 .iter()
-                .map(|name| raw(&serde_json::json!({"name": name, "icons": [1]})))
+                .map(|name| {
+                    raw(&serde_json::json!({"name": name, "icons": [1], "inputSchema": {"type": "object"}}))
+                })
                 .collect(),
             ..Lists::default()
         }

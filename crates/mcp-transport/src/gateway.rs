@@ -5,6 +5,7 @@ use crate::client::{Connection, Origin, Out, together};
 use crate::event::{Discard, Event, Redact, Sink};
 use crate::limits::{Bucket, Rate};
 use crate::live;
+use crate::log::Log;
 use crate::message::{Object, Raw, RpcError, method_line, raw, raw_text};
 use crate::name::{self, NAME_CHARS_MAX};
 use crate::paging::Spool;
@@ -42,7 +43,10 @@ pub struct GatewayOptions {
     /// Where output goes that is too large for one answer; the directory is there and empty. None for nowhere: then the
     /// rest of such output is lost, and the answer says so.
     pub spool_dir: Option<PathBuf>,
-    /// How much is kept there, in bytes.
+    /// Where `NAME.log` of each plugin goes, what it says on standard error without secrets, 256 KiB at most with the
+    /// older `NAME.log.old`; the directory is there. None for nowhere.
+    pub log_dir: Option<PathBuf>,
+    /// How much is kept of output, in bytes.
     pub spool_bytes_max: u64,
     /// The longest message that a client may send, in bytes.
     pub client_line_bytes_max: usize,
@@ -71,6 +75,7 @@ impl GatewayOptions {
             rate: None,
             name_chars_max: NAME_CHARS_MAX,
             spool_dir: None,
+            log_dir: None,
             spool_bytes_max: 64 * 1024 * 1024,
             client_line_bytes_max: 4 * 1024 * 1024,
             event_arguments_bytes_max: 4096,
@@ -192,7 +197,11 @@ impl Gateway {
         let inner = Arc::new_cyclic(|gateway: &Weak<Inner>| Inner {
             plugins: (options.plugins.iter().enumerate())
                 .map(|(at, plugin)| {
-                    Arc::new(Plugin::new(at, plugin.clone(), gateway.clone(), identity.clone()))
+                    let file = |dir: &PathBuf| dir.join(format!("{}.log", plugin.name));
+                    let log = |path| Log::new(path, Arc::clone(&options.redact));
+                    let log = options.log_dir.as_ref().map(file).map(log);
+                    let (gateway, identity) = (gateway.clone(), identity.clone());
+                    Arc::new(Plugin::new(at, plugin.clone(), gateway, identity, log))
                 })
                 .collect(),
             catalog: RwLock::default(),

@@ -1,5 +1,6 @@
 //! How a plugin is greeted, in each kind of revision, and what it says of itself.
 
+use crate::limits::seconds;
 use crate::message::{Object, Raw, RpcError, code, method_line, raw};
 use crate::plugin::{Answer, CallError, Plugin, Wire};
 use crate::revision::{Capabilities, LEGACY, MODERN, Revision, SUPPORTED};
@@ -40,10 +41,7 @@ fn understood(method: &str, answer: Result<Answer, CallError>) -> Result<Raw, St
     match answer {
         Ok(Ok(result)) => Ok(result),
         Ok(Err(error)) => Err(format!("it answers {method} with the error {}", error.get())),
-        Err(CallError::TimedOut(max)) => Err(format!(
-            "it did not answer {method} within {} seconds",
-            max.as_secs_f64()
-        )),
+        Err(CallError::TimedOut(max)) => Err(format!("it did not answer {method} within {}", seconds(max))),
         Err(error) => Err(error.to_string()),
     }
 }

@@ -9,6 +9,7 @@
 //! - [`Gateway`] starts plugins and serves them; [`GatewayOptions`] and [`PluginOptions`] say how.
 //! - [`policy`], [`name`] and [`limits`] are pure decisions.
 //! - [`event`] is what is told of each call; [`process::Spawn`] lets an embedder start the processes itself.
+//! - [`redacted`] takes secrets out of JSON.
 //! - [`lines`] reads a peer's lines, and says what is answered to those that are no messages.
 //! - [`bridge`] brings a gateway's sockets to where there is no network.
 //!
@@ -27,6 +28,7 @@ pub mod bridge;
 mod call;
 mod catalog;
 mod client;
+mod definition;
 pub mod event;
 mod fetch;
 mod gateway;
@@ -37,6 +39,7 @@ pub mod limits;
 pub mod lines;
 mod lists;
 mod live;
+mod log;
 mod message;
 mod mirror;
 pub mod name;
@@ -44,6 +47,7 @@ mod paging;
 mod plugin;
 pub mod policy;
 pub mod process;
+pub mod redacted;
 mod remote;
 mod revision;
 mod serve;

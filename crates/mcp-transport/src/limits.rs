@@ -40,6 +40,17 @@ pub struct Limits {
     pub stop_grace: Duration,
 }
 
+/// A time for people: `1 second`, `0.5 seconds`.
+pub(crate) fn seconds(time: Duration) -> String {
+    let seconds = time.as_secs_f64();
+    let unit = if time == Duration::from_secs(1) {
+        "second"
+    } else {
+        "seconds"
+    };
+    format!("{seconds} {unit}")
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -117,6 +128,15 @@ impl Restarts {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_second_is_one() {
+        let shown = |ms| seconds(Duration::from_millis(ms));
+        assert_eq!(
+            (&*shown(1000), &*shown(500), &*shown(30_000)),
+            ("1 second", "0.5 seconds", "30 seconds")
+        );
+    }
     use proptest::prelude::*;
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::event::Event;
 use crate::greet::{discover, initialize};
-use crate::limits::{Bucket, Rate, Restarts};
+use crate::limits::{Bucket, Rate, Restarts, seconds};
 use crate::lines::{Line, Lines};
 use crate::lists::{keep_lists, keep_subscriptions, read_lists};
 use crate::plugin::{Lifecycle, Lists, Plugin, Source, Status, Wire};
@@ -71,6 +71,7 @@ pub(crate) async fn run(plugin: Arc<Plugin>, spawn: Arc<dyn Spawn>, stop: Cancel
         let why = redacted(&plugin, &why);
         plugin.fail_all(&why);
         if death.of_the_probe {
+            plugin.said.forget();
             lifecycle = Lifecycle::Initialize;
             continue;
         }
@@ -326,7 +327,7 @@ impl Life {
         let besides = match begun.await {
             Err(_) => {
                 plugin.set_silent(true);
-                return format!("was not ready within {} seconds", limits.start_max.as_secs_f64());
+                return format!("was not ready within {}", seconds(limits.start_max));
             }
             Ok(Err(why)) => return format!("cannot be used: {why}"),
             Ok(Ok(besides)) => besides,

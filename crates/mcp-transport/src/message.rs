@@ -55,17 +55,29 @@ pub(crate) struct Malformed {
     pub(crate) why: String,
     /// As far as it could be seen.
     pub(crate) id: Option<Raw>,
+    /// It has a method: it is no answer.
+    pub(crate) asks: bool,
 }
 
 /// Reads a message.
 pub(crate) fn parse(bytes: &[u8]) -> Result<Message<'_>, Malformed> {
-    let malformed = |code, why: String, id: Option<&RawValue>| Malformed {
+    let malformed = |code, why: String, id: Option<&RawValue>, asks| Malformed {
         code,
         why,
         id: id.map(ToOwned::to_owned),
+        asks,
     };
-    let text = std::str::from_utf8(bytes)
-        .map_err(|_| malformed(code::PARSE_ERROR, "a message is not UTF-8".into(), None))?;
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        // Whose it is can be read nevertheless: somebody waits for it.
+        let text = String::from_utf8_lossy(bytes);
+        let envelope = serde_json::from_str::<Envelope<'_>>(&text).ok();
+        let id = envelope.as_ref().and_then(|envelope| envelope.id);
+        let asks = envelope
+            .as_ref()
+            .is_some_and(|envelope| envelope.method.is_some());
+        let why = "a message is not UTF-8".into();
+        return Err(malformed(code::PARSE_ERROR, why, id.filter(|id| is_id(id)), asks));
+    };
     let no_envelope = |why: String| {
         // Only the whole of it says whether it is JSON.
         let is_json = serde_json::from_str::<IgnoredAny>(text).is_ok();
@@ -74,7 +86,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Message<'_>, Malformed> {
         } else {
             code::PARSE_ERROR
         };
-        malformed(code, format!("not a JSON-RPC message: {why}"), None)
+        malformed(code, format!("not a JSON-RPC message: {why}"), None, false)
     };
     // A list could be read as the members in their order.
     if !text.trim_ascii_start().starts_with('{') {
@@ -87,13 +99,14 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Message<'_>, Malformed> {
         Some(id) if !is_id(id) => (None, false),
         id => (id, true),
     };
+    let asks = envelope.method.is_some();
     if envelope.jsonrpc.as_deref() != Some("2.0") {
         let why = "\"jsonrpc\" is not \"2.0\"".into();
-        return Err(malformed(code::INVALID_REQUEST, why, id));
+        return Err(malformed(code::INVALID_REQUEST, why, id, asks));
     }
     if !is_id {
         let why = format!("an id is a number or a string of at most {ID_BYTES_MAX} bytes");
-        return Err(malformed(code::INVALID_REQUEST, why, None));
+        return Err(malformed(code::INVALID_REQUEST, why, None, asks));
     }
     match (envelope.method, id, envelope.result, envelope.error) {
         (Some(method), Some(id), None, None) => Ok(Message::Request {
@@ -115,7 +128,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Message<'_>, Malformed> {
         }),
         (_, id, _, _) => {
             let why = "neither a request, nor a notification, nor an answer".into();
-            Err(malformed(code::INVALID_REQUEST, why, id))
+            Err(malformed(code::INVALID_REQUEST, why, id, asks))
         }
     }
 }

@@ -8,8 +8,9 @@
 
 use crate::client::Origin;
 use crate::gateway::{Inner, StartFault};
-use crate::limits::{Bucket, Limits};
+use crate::limits::{Bucket, Limits, seconds};
 use crate::lines::id_in_head;
+use crate::log::Log;
 use crate::message::{Message, Object, Raw, RpcError, answer_line, method_line, parse, raw};
 use crate::policy::Rules;
 use crate::process::{ProcessOptions, Said};
@@ -94,7 +95,7 @@ pub(crate) enum CallError {
     /// It is not there, or has died meanwhile, or cannot be reached.
     #[error("{0}")]
     Failed(String),
-    #[error("it did not answer within {} seconds", .0.as_secs_f64())]
+    #[error("it did not answer within {}", seconds(*.0))]
     TimedOut(Duration),
     #[error("the call was cancelled")]
     Cancelled,
@@ -209,7 +210,13 @@ impl Plugin {
         }
     }
 
-    pub(crate) fn new(index: usize, options: PluginOptions, gateway: Weak<Inner>, identity: Client) -> Self {
+    pub(crate) fn new(
+        index: usize,
+        options: PluginOptions,
+        gateway: Weak<Inner>,
+        identity: Client,
+        log: Option<Log>,
+    ) -> Self {
         let bucket = options.limits.rate.map(|rate| Bucket::new(rate, Instant::now()));
         Self {
             index,
@@ -220,7 +227,7 @@ impl Plugin {
             lists: Mutex::default(),
             lists_changed: Notify::new(),
             subscribed: watch::Sender::default(),
-            said: Said::default(),
+            said: Said::with(log),
             symptoms: Symptoms::default(),
             bucket: Mutex::new(bucket),
             state: Mutex::default(),
@@ -397,7 +404,9 @@ impl Plugin {
                 let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(GARBAGE_SHOWN_BYTES)]);
                 self.said
                     .push(format!("[on standard output, {}: {shown}]\n", malformed.why).as_bytes());
-                if let Some(id) = malformed.id.and_then(|id| id.get().parse().ok()) {
+                // With a method it would be a number of its own.
+                let id = malformed.id.filter(|_| !malformed.asks);
+                if let Some(id) = id.and_then(|id| id.get().parse().ok()) {
                     self.fail(
                         id,
                         CallError::Failed(format!("its answer is malformed: {}", malformed.why)),

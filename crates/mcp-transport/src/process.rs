@@ -1,5 +1,6 @@
 //! A plugin's process: how it is started, what it says on standard error, how it ends.
 
+use crate::log::Log;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use std::collections::VecDeque;
@@ -126,7 +127,10 @@ impl Spawn for RuntimeSpawn {
         let (pid, [stdin, stdout, stderr]) = taken(&mut child)?;
         let ended = Box::pin(async move {
             match child.wait().await {
-                Ok(status) => status.to_string(),
+                Ok(status) => match status.code() {
+                    Some(code) => format!("exit status {code}"),
+                    None => status.to_string(),
+                },
                 Err(error) => format!("its end cannot be waited for: {error}"),
             }
         });
@@ -202,12 +206,28 @@ impl Running {
     }
 }
 
-/// The last that a plugin said on standard error.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Said(Arc<Mutex<VecDeque<u8>>>);
+/// The last that a plugin said on standard error, and the file for all of it.
+#[derive(Clone, Default)]
+pub(crate) struct Said(Arc<Mutex<VecDeque<u8>>>, Option<Arc<Mutex<Log>>>);
 
 impl Said {
+    pub(crate) fn with(log: Option<Log>) -> Self {
+        Self(Arc::default(), log.map(|log| Arc::new(Mutex::new(log))))
+    }
+
+    fn log(&self, what: impl FnOnce(&mut Log)) {
+        if let Some(log) = &self.1 {
+            what(&mut log.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+
+    /// One of its lives is over, and was none: its words are said again in the next.
+    pub(crate) fn forget(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     pub(crate) fn push(&self, bytes: &[u8]) {
+        self.log(|log| log.push(bytes));
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let bytes = &bytes[bytes.len().saturating_sub(STDERR_BYTES_MAX)..];
         let over = (kept.len() + bytes.len()).saturating_sub(STDERR_BYTES_MAX);
@@ -240,6 +260,7 @@ pub(crate) async fn listen(said: Said, mut stderr: impl AsyncRead + Unpin) {
     while let Ok(length @ 1..) = stderr.read(&mut buffer).await {
         said.push(&buffer[..length]);
     }
+    said.log(Log::end);
 }
 
 #[cfg(test)]

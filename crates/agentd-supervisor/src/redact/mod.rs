@@ -3,6 +3,7 @@
 //! The patterns' automaton is shared; each stream of output has a state of its own ([`Stream`]), because one stream's
 //! half of a secret is not continued in the other.
 
+mod escapes;
 mod forms;
 
 pub use forms::{VALUE_BYTES_MAX, VALUE_BYTES_MIN, trimmed};
@@ -14,6 +15,9 @@ use std::sync::Arc;
 
 /// What stands in a secret's place.
 pub const REPLACEMENT: &str = "[redacted]";
+
+/// So often a text is read as a string of JSON: JSON in a string of JSON is what harnesses print.
+const ESCAPED_TIMES_MAX: usize = 3;
 
 /// A table of transitions for each state is fastest; it takes a quarter of a kilobyte for each byte of the patterns.
 const TABLE_BYTES_MAX: usize = 4 * 1024;
@@ -71,10 +75,25 @@ impl Redactor {
         }
     }
 
-    /// A text without the secrets.
+    /// A text without the secrets. Those that are there only once escapes of JSON are read are found as well, in any mixture of
+    /// escapes; then these are read in what is given back.
     #[must_use]
     pub fn redact_text(&self, text: &str) -> String {
-        String::from_utf8_lossy(&self.redact(text.as_bytes())).into_owned()
+        let hide = |text: &str| String::from_utf8_lossy(&self.redact(text.as_bytes())).into_owned();
+        let mut shown = hide(text);
+        if self.patterns.is_none() {
+            return shown;
+        }
+        let mut meant = escapes::unescaped(&shown);
+        for _ in 0..ESCAPED_TIMES_MAX {
+            let Some(text) = meant else { break };
+            let hidden = hide(&text);
+            meant = escapes::unescaped(&hidden);
+            if hidden != text {
+                shown = hidden;
+            }
+        }
+        shown
     }
 
     /// Bytes without the secrets.

@@ -20,6 +20,10 @@ fn every_form_is_found() {
         twice[3..twice.len() - 3].to_owned(),
         "p\\u00e4\\/ss\\\"w\\\\ord <&> 42\\ud83d\\ude00\\tx".into(),
         "p\\u00E4/ss\\\"w\\\\ord \\u003C\\u0026\\u003E 42\\uD83D\\uDE00\\u0009x".into(),
+        // .NET; Go; Gson.
+        "p\\u00E4/ss\\u0022w\\\\ord \\u003C\\u0026\\u003E 42\\uD83D\\uDE00\\tx".into(),
+        "pä/ss\\\"w\\\\ord \\u003c\\u0026\\u003e 42\u{1f600}\\tx".into(),
+        "p%C3%A4/ss%22w%5Cord%20%3C%26%3E%2042%F0%9F%98%80%09x".into(),
         "p%C3%A4%2Fss%22w%5Cord%20%3C%26%3E%2042%F0%9F%98%80%09x".into(),
         "p%c3%a4%2fss%22w%5cord+%3c%26%3e+42%f0%9f%98%80%09x".into(),
     ];
@@ -49,6 +53,38 @@ trait Encode {
 impl<T: base64::Engine> Encode for T {
     fn encode_text(&self, text: &str) -> String {
         self.encode(text)
+    }
+}
+
+#[test]
+fn what_stands_in_html_is_found_in_a_stream() {
+    let redactor = redactor(&["a+b=c'd>e&f"]);
+    for form in [
+        "a\\u002Bb=c\\u0027d\\u003Ee\\u0026f",
+        "a\\u002bb=c\\u0027d\\u003ee\\u0026f",
+        "a+b\\u003dc\\u0027d\\u003ee\\u0026f",
+        "a+b=c'd\\u003ee\\u0026f",
+    ] {
+        assert_eq!(redactor.redact(form.as_bytes()), REPLACEMENT.as_bytes(), "{form}");
+    }
+}
+
+#[test]
+fn a_text_is_read_as_json_would_be() {
+    let redactor = redactor(&["ghp/AbCd+EfGh==12", "correct horse"]);
+    for (text, expected) in [
+        (
+            "\"ghp\\/AbCd\\u002B\\u0045fGh\\u003d=12\" \\u0041",
+            "\"[redacted]\" A",
+        ),
+        ("g\\u0068p/AbCd+EfGh==12", "[redacted]"),
+        (
+            "{\\\"k\\\":\\\"\\\\u0063orrect horse\\\"}, correct horse",
+            "{\"k\":\"[redacted]\"}, [redacted]",
+        ),
+        ("C:\\new \\u0041", "C:\\new \\u0041"),
+    ] {
+        assert_eq!(redactor.redact_text(text), expected, "{text}");
     }
 }
 

@@ -4,6 +4,7 @@
 use crate::dir::SessionDir;
 use crate::redact::Redactor;
 use agentd_protocol::limits::RESULT_BYTES_MAX;
+use mcp_transport::redacted::without_secrets;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
@@ -37,6 +38,11 @@ pub(super) fn keep(dir: &SessionDir, redactor: &Redactor) -> Result<(), String> 
     let most = RESULT_BYTES_MAX as u64 + 1;
     file.take(most).read_to_end(&mut content).map_err(failed)?;
     let temporary = dir.root().join("result.json.new");
+    // In whatever way its strings are written.
+    if let Ok(text) = std::str::from_utf8(&content) {
+        let redact = |text: &str| redactor.redact_text(text);
+        content = without_secrets(text, &redact, usize::MAX).into_bytes();
+    }
     fs::write(&temporary, redactor.redact(&content)).map_err(failed)?;
     fs::rename(&temporary, dir.result()).map_err(failed)
 }

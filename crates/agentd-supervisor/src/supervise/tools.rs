@@ -101,6 +101,8 @@ impl Tools {
             let spool = make(dir.spool()).map_err(|error| format!("there is no room for output: {error}"))?;
             options.spool_dir = Some(spool);
         }
+        let logs = make(dir.plugin_logs()).map_err(|error| format!("there is no room for logs: {error}"))?;
+        options.log_dir = Some(logs);
         let (sink, events) = ChannelSink::new(EVENTS_MAX);
         let sink = Arc::new(sink);
         options.events = Arc::new(Arc::clone(&sink));

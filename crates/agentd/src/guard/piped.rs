@@ -43,7 +43,7 @@ impl Spawn for Guarded {
 
 fn shown(end: Option<End>) -> String {
     match end {
-        Some(End::Exited(code)) => format!("exit status: {code}"),
+        Some(End::Exited(code)) => format!("exit status {code}"),
         Some(End::Signalled(number)) => match Signal::try_from(i32::from(number)) {
             Ok(signal) => format!("signal: {number} ({signal})"),
             Err(_) => format!("signal: {number}"),

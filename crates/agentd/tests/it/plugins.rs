@@ -344,7 +344,7 @@ fn calls_that_cannot_be() {
     assert!(late.contains("did not answer within 3 seconds"), "{late}");
     assert!(late.contains("--timeout gives it longer"), "{late}");
     let died = env.fails(1, &["plugin", "call", "notes", "die"]);
-    assert!(died.contains("exit status: 3"), "{died}");
+    assert!(died.contains("exit status 3"), "{died}");
     assert!(
         died.contains("my last words, [redacted]") && !died.contains(TOKEN),
         "{died}"
@@ -389,7 +389,7 @@ fn a_plugin_that_dies_at_its_start_is_quoted() {
     );
     let said = env.fails(1, &["plugin", "tools", "p"]);
     for words in [
-        "exit status: 3",
+        "exit status 3",
         "reading the settings",
         "no forge at [redacted]",
         "hint: it ran `sh ",
@@ -397,6 +397,7 @@ fn a_plugin_that_dies_at_its_start_is_quoted() {
         assert!(said.contains(words), "{words}: {said}");
     }
     assert!(!said.contains(TOKEN), "{said}");
+    assert_eq!(said.matches("reading the settings").count(), 1, "{said}");
     // A signal, and nothing said at all.
     script(&env, "kill -KILL $$\n");
     let said = env.fails(1, &["plugin", "tools", "p"]);
@@ -407,8 +408,10 @@ fn a_plugin_that_dies_at_its_start_is_quoted() {
 fn a_plugin_that_says_nothing_is_not_waited_for_for_ever() {
     let env = environment("");
     script(&env, "while read -r line; do :; done\n");
-    let said = env.fails(1, &["plugin", "tools", "p", "--timeout", "500ms"]);
+    let said = env.fails(124, &["plugin", "tools", "p", "--timeout", "500ms"]);
     assert!(said.contains("was not ready within 0.5 seconds"), "{said}");
+    let said = env.fails(124, &["plugin", "call", "p", "any", "--timeout", "1s"]);
+    assert!(said.contains("was not ready within 1 second\n"), "{said}");
     assert!(
         said.contains("hint: it says nothing on its standard output"),
         "{said}"

@@ -39,6 +39,7 @@ async fn what_is_refused_says_why_and_what_to_do() {
         (423, "<html>", "(423). The repository is archived"),
         (500, "oops", "(500): oops. The fault is the forge's"),
         (418, r#"{"message":"teapot"}"#, "(418): teapot"),
+        (405, "", "(405). The forge does not allow this now (a pull request"),
     ] {
         forge.fault("/issues", answer(status, body));
         let error = mcp
@@ -46,7 +47,14 @@ async fn what_is_refused_says_why_and_what_to_do() {
             .await;
         assert!(error.contains(words), "{error}");
     }
-    assert_eq!(forge.asked("POST", "/issues"), 8);
+    assert_eq!(forge.asked("POST", "/issues"), 9);
+    // To read is allowed by every forge.
+    forge.fault("/labels", answer(405, ""));
+    let error = mcp.fails("label_read", of("list", json!({}))).await;
+    assert!(
+        error.contains("is FORGEJO_URL one") && !error.contains("pull"),
+        "{error}"
+    );
 }
 
 #[tokio::test]

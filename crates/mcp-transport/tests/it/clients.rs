@@ -25,7 +25,7 @@ async fn the_official_client_in_both_revisions() {
             .unwrap()
             .unwrap();
         let tools = timeout(MAX, client.list_all_tools()).await.unwrap().unwrap();
-        assert_eq!(tools.len(), 39);
+        assert_eq!(tools.len(), 45);
         for name in ["old__echo", "new__echo"] {
             let arguments = serde_json::json!({"text": "hello"}).as_object().cloned().unwrap();
             let params = CallToolRequestParams::new(name).with_arguments(arguments);

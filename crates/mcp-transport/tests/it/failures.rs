@@ -12,16 +12,24 @@ use tokio::time::timeout;
 async fn a_plugin_that_cannot_start_says_why() {
     for (mode, expected) in [
         ("die-at-start", "no configuration"),
-        ("no-lists", "exit status: 5"),
+        ("no-lists", "exit status 5"),
     ] {
         let mut options = GatewayOptions::new(vec![plugin("good", "legacy"), plugin("bad", mode)]);
         options.redact = Arc::new(|text: &str| text.replace("sesame", "[redacted]"));
+        let logs = tempfile::tempdir().unwrap();
+        options.log_dir = Some(logs.path().to_owned());
         let error = timeout(MAX, Gateway::start(options)).await.unwrap().unwrap_err();
         let StartError::Plugin { plugin, why, .. } = error else {
             panic!("{error}")
         };
         assert_eq!(plugin, "bad");
         assert!(why.contains(expected) && !why.contains("sesame"), "{why}");
+        if mode == "die-at-start" {
+            // It was started twice, the second time in the older way.
+            assert_eq!(why.matches(expected).count(), 1, "{why}");
+            let log = std::fs::read_to_string(logs.path().join("bad.log")).unwrap();
+            assert_eq!(log, "no configuration; token=[redacted]\n".repeat(2));
+        }
     }
     for name in ["", "a__b", "gateway"] {
         let error = Gateway::start(GatewayOptions::new(vec![plugin(name, "legacy")]))
@@ -60,7 +68,7 @@ async fn death_in_mid_call_is_told_and_mended() {
         };
         let said = text(&answer);
         assert!(
-            said.contains("exit status: 9") && said.contains("dying now; token=[redacted]"),
+            said.contains("exit status 9") && said.contains("dying now; token=[redacted]"),
             "{said}"
         );
         assert_eq!(world.call_event().await.outcome, Outcome::PluginFailed);
@@ -86,7 +94,7 @@ async fn one_that_dies_too_often_is_withdrawn() {
     let mut client = world.legacy(json!({})).await;
     for _ in 0..3 {
         let answer = client.call("one__die", json!({})).await;
-        assert!(text(&answer).contains("exit status: 9"), "{answer}");
+        assert!(text(&answer).contains("exit status 9"), "{answer}");
     }
     client.until("notifications/tools/list_changed").await;
     let listed = client.ask("tools/list", json!({})).await;
@@ -96,6 +104,18 @@ async fn one_that_dies_too_often_is_withdrawn() {
             .all(|name| !name.starts_with("one__"))
     );
     assert_eq!(text(&client.call("two__echo", json!({"text": "x"})).await), "x");
+    // Whoever has not heard of it yet is told why.
+    let answer = client.call("one__die", json!({})).await;
+    for said in [
+        "plugin \"one\"",
+        "given up",
+        "exit status 9",
+        "dying now; token=[redacted]",
+    ] {
+        assert!(text(&answer).contains(said), "{answer}");
+    }
+    let unknown = client.call("none__die", json!({})).await;
+    assert_eq!(unknown["error"]["code"], -32602, "{unknown}");
     loop {
         if let Event::PluginGivenUp { plugin, reason } = world.event().await {
             assert_eq!(plugin, "one");
@@ -105,6 +125,36 @@ async fn one_that_dies_too_often_is_withdrawn() {
             );
             break;
         }
+    }
+    let mut last = world.call_event().await;
+    while !last.error.as_ref().is_some_and(|why| why.contains("given up")) {
+        last = world.call_event().await;
+    }
+    assert_eq!((&*last.plugin, &*last.tool), ("one", "die"));
+    assert_eq!(last.outcome, Outcome::PluginFailed);
+    assert_eq!(world.call_event().await.outcome, Outcome::Denied);
+    world.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn an_answer_that_is_none_fails_its_call_at_once() {
+    let mut world = World::of(vec![plugin("one", "legacy")]).await;
+    let mut client = world.legacy(json!({})).await;
+    for (tool, why) in [
+        ("no-list", "content is no list"),
+        ("no-objects", "content is no list of objects"),
+        ("no-text", "not UTF-8"),
+    ] {
+        let answer = client.call(&format!("one__{tool}"), json!({})).await;
+        assert_eq!(answer["result"]["isError"], true, "{answer}");
+        let said = text(&answer);
+        assert!(
+            said.contains("plugin \"one\": its answer is malformed") && said.contains(why),
+            "{said}"
+        );
+        let event = world.call_event().await;
+        assert_eq!(event.outcome, Outcome::PluginFailed);
+        assert_eq!(event.error.as_deref(), Some(said));
     }
     world.gateway.stop().await;
 }

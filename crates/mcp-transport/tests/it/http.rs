@@ -192,7 +192,7 @@ async fn breaks_off(listener: TcpListener) -> Vec<String> {
             }
             Some("tools/list") => (
                 "application/json",
-                result(json!({"tools": [{"name": "t", "inputSchema": {}}]})),
+                result(json!({"tools": [{"name": "t", "inputSchema": {"type": "object"}}]})),
             ),
             Some("tools/call") => {
                 asked.push(message["id"].to_string());

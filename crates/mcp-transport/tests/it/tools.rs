@@ -13,7 +13,7 @@ async fn both_revisions_on_both_sides() {
     let listed = old.ask("tools/list", json!({})).await;
     let all = names(&listed, "tools");
     assert_eq!(all[0], "old__echo");
-    assert_eq!(all.iter().filter(|name| name.starts_with("new__")).count(), 19);
+    assert_eq!(all.iter().filter(|name| name.starts_with("new__")).count(), 22);
     assert_eq!(all.last().unwrap(), "gateway__read_more");
     let echo = &listed["result"]["tools"][0];
     assert_eq!(echo["unheard-of"], json!({"x": 1}));

@@ -24,6 +24,8 @@ const DESCRIPTION_CHARS_MAX: usize = 100;
 Names are those that agents see and call. Bytes are what a tool costs in front of the model, in every turn: its name, description and
 schema as JSON.
 
+Ends with 124 when the plugin was not ready in time.
+
 Examples:
   agentd plugin tools forge
   agentd plugin tools forge --all                 # with what its `tools` patterns hide, and why

@@ -166,11 +166,15 @@ fn interrupted() -> Failure {
 fn not_started(plugin: &Plugin, error: &StartError, start_max: Duration) -> Failure {
     let why = error.to_string();
     let shown: Vec<String> = why.lines().map(one_line).collect();
-    let failure = Failure::new(Exit::Failed, shown.join("\n  "));
+    let exit = match error {
+        StartError::Plugin { fault, .. } if *fault == StartFault::Silent => Exit::Timeout,
+        _ => Exit::Failed,
+    };
+    let failure = Failure::new(exit, shown.join("\n  "));
     let StartError::Plugin { fault, .. } = error else {
         return failure;
     };
-    let PluginSource::Command { command, .. } = &plugin.source else {
+    let PluginSource::Command { command, env, .. } = &plugin.source else {
         return failure.hint("does its url lead to an MCP server (streamable HTTP), and is its token right?");
     };
     let command = one_line(&command.join(" "));
@@ -185,6 +189,12 @@ fn not_started(plugin: &Plugin, error: &StartError, start_max: Duration) -> Fail
             "it says nothing on its standard output: does `{command}` speak MCP over stdio? One that is slow gets more time with \
              --timeout; it has had {} s",
             start_max.as_secs_f64()
+        ));
+    }
+    if env.is_empty() && tools::secrets(plugin).next().is_none() {
+        return failure.hint(format!(
+            "it ran `{command}` with PATH and a HOME of its own, and no other variables: those that it needs are declared in its env \
+             and credentials"
         ));
     }
     failure.hint(format!(
