@@ -366,7 +366,7 @@ async fn a_sweep_finds_what_a_dead_supervisor_left() {
     let task = TaskId(uuid::Uuid::new_v4());
     // What a supervisor that was killed together with its parent leaves: marked, and nobody's.
     let mut orphan = Command::new("/bin/sh")
-        .args(["-c", "env -i /bin/sleep 1000 & touch up; wait"])
+        .args(["-c", "env -i /bin/sleep 1000 & : >up; wait"])
         .current_dir(dir.path())
         .env("AGENTD_TASK_ID", task.to_string())
         .env(

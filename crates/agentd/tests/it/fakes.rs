@@ -1,6 +1,6 @@
 //! The commands about sessions against a runtime that is made up, so that it can lack what real ones have.
 
-use crate::support::{PATIENCE, Running, TestEnvironment, code, shown};
+use crate::support::{PATIENCE, Running, TestEnvironment, code, shown, until};
 use agentd_api::{Server, ServerOptions, Sessions, SessionsError, SessionsResult};
 use agentd_protocol::requests::{ListSessions, ReadTranscript, RunAgent, SessionRef, StopSession};
 use agentd_protocol::results::{
@@ -10,7 +10,7 @@ use agentd_protocol::{
     AgentInfo, OutcomeReason, OutputStream, RuntimeCapabilities, SessionId, SessionInfo, SessionOutcome,
     SessionPhase, Timestamp, TranscriptChunk, Trigger, TriggerKind,
 };
-use agentd_store::sqlite::SqliteStore;
+use agentd_store::sqlite::{OpenError, SqliteStore};
 use agentd_store::{BoxFuture, StoreOptions};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -329,7 +329,16 @@ impl Place {
     fn serve(&mut self) {
         let stop = CancellationToken::new();
         let _inside = self.runtime.enter();
-        let (store, _) = SqliteStore::open(&self.env.path("db"), StoreOptions::default()).unwrap();
+        // The last connection of the server before may still be ending, and the database with it.
+        let mut store = None;
+        until("the database is free", || {
+            store = match SqliteStore::open(&self.env.path("db"), StoreOptions::default()) {
+                Err(OpenError::Locked { .. }) => None,
+                opened => Some(opened.unwrap().0),
+            };
+            store.is_some()
+        });
+        let store = store.unwrap();
         let mut options = ServerOptions::new(self.env.socket(), Arc::new(store));
         options.sessions = Some(Arc::clone(&self.fakes) as Arc<dyn Sessions>);
         let server = Server::bind(options).unwrap();

@@ -39,7 +39,11 @@ async fn what_is_refused_says_why_and_what_to_do() {
         (423, "<html>", "(423). The repository is archived"),
         (500, "oops", "(500): oops. The fault is the forge's"),
         (418, r#"{"message":"teapot"}"#, "(418): teapot"),
-        (405, "", "(405). The forge does not allow this now (a pull request"),
+        (
+            405,
+            "",
+            "(405). The forge does not allow this now (a pull request",
+        ),
     ] {
         forge.fault("/issues", answer(status, body));
         let error = mcp
