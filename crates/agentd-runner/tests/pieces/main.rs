@@ -8,6 +8,7 @@ mod agent;
 mod git;
 mod home;
 mod mission;
+mod own;
 mod secrets;
 mod state;
 mod support;
