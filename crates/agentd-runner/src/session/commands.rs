@@ -43,9 +43,10 @@ pub(super) fn read(node: &AcquiredNode, own: &[&Path]) -> Result<Vec<PathBuf>, S
         return Ok(Vec::new());
     }
     for path in work.read.iter().map(Path::new) {
-        path.canonicalize()
+        let real = path
+            .canonicalize()
             .map_err(|error| StepError::declaration(format!("cannot find {}: {error}", path.display())))?;
-        own::refuse(path, own)?;
+        own::refuse(path, &real, own)?;
     }
     Ok(work.read.iter().map(PathBuf::from).collect())
 }

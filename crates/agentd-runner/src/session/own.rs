@@ -23,20 +23,20 @@ pub fn examine(agent: &Agent, own: &[&Path]) -> Vec<(&'static str, StepError)> {
     workspace
         .chain(context)
         .chain(skills)
-        .filter_map(|(key, path)| Some((key, refuse(path, own).err()?)))
+        .filter_map(|(key, path)| {
+            // What is not there is told by whoever uses it.
+            let real = path.canonicalize().ok()?;
+            Some((key, refuse(path, &real, own).err()?))
+        })
         .collect()
 }
 
 /// # Errors
-/// When `path` is, holds or is in a directory of `own`.
-pub(super) fn refuse(path: &Path, own: &[&Path]) -> Result<(), StepError> {
-    // What is not there is told by whoever uses it.
-    let Ok(real) = path.canonicalize() else {
-        return Ok(());
-    };
+/// When `path`, which really is `real`, is, holds or is in a directory of `own`.
+pub(super) fn refuse(path: &Path, real: &Path, own: &[&Path]) -> Result<(), StepError> {
     for own in own {
         let own = own.canonicalize().unwrap_or_else(|_| own.to_path_buf());
-        if own.starts_with(&real) || real.starts_with(&own) {
+        if own.starts_with(real) || real.starts_with(&own) {
             return Err(StepError::declaration(format!(
                 "{} cannot be seen inside: agentd's own files are in {}",
                 path.display(),

@@ -400,10 +400,9 @@ fn http_is_for_those_who_have_the_token() {
     daemon.stop();
 }
 
-#[test]
-fn an_agent_completes_its_node_by_its_tools() {
-    let script = "tool agentd__node_complete '{\"result\":{\"by\":\"tools\"}}'";
-    let (env, daemon) = with(&[agent("a", script, "")]);
+/// Registers a task whose only node is the agent's, and waits until its session has completed it.
+#[track_caller]
+fn completed_by_its_agent(env: &TestEnvironment) -> Value {
     let mut wire = env.connect();
     let task = wire.call(
         "RegisterTask",
@@ -415,6 +414,14 @@ fn an_agent_completes_its_node_by_its_tools() {
     );
     let ended = wire.line().unwrap();
     assert!(ended.to_string().contains("completed"), "{ended}");
+    task
+}
+
+#[test]
+fn an_agent_completes_its_node_by_its_tools() {
+    let script = "tool agentd__node_complete '{\"result\":{\"by\":\"tools\"}}'";
+    let (env, daemon) = with(&[agent("a", script, "")]);
+    let task = completed_by_its_agent(&env);
     let id = task["task_id"].as_str().unwrap();
     let status = env.connect().call("GetTaskStatus", json!({ "task_id": id }));
     assert!(status.to_string().contains("COMPLETED"), "{status}");
@@ -432,17 +439,7 @@ fn what_an_agent_tells_agentd_is_kept_without_its_secrets() {
                   tool agentd__task_register \"{\\\"goal\\\":\\\"use $S\\\"}\"; \
                   tool agentd__node_complete \"{\\\"result\\\":{\\\"$S\\\":[\\\"$B\\\",\\\"\\\\u006fpen-sesame-1234\\\"]}}\"";
     let (env, daemon) = with(&[agent("a", script, "credentials = [\"TOKEN\"]\n")]);
-    let mut wire = env.connect();
-    let task = wire.call(
-        "RegisterTask",
-        json!({ "goal": "g", "initial_nodes": [{ "name": "own", "work": { "kind": "agent", "agent": "a" } }] }),
-    );
-    wire.call(
-        "SubscribeJournal",
-        json!({ "from_seq": 1, "action_types": ["SESSION_ENDED"] }),
-    );
-    let ended = wire.line().unwrap();
-    assert!(ended.to_string().contains("completed"), "{ended}");
+    let task = completed_by_its_agent(&env);
     let mut wire = env.connect();
     let status = wire.call("TaskStatus", json!({ "task_id": task["task_id"] }));
     let result = &status["nodes"][0]["result_payload"];
