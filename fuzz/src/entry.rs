@@ -318,6 +318,8 @@ fn sort(request: Request) -> Option<Asked> {
         | R::WhoAmI(_)
         | R::SubscribeJournal(_)
         | R::ReadTranscript(_)
+        | R::ListWorktrees(_)
+        | R::PruneWorktrees(_)
         | R::Reload(_)
         | R::StepAside(_)
         | R::BackupDatabase(_)

@@ -126,6 +126,8 @@ fn sort(request: Request) -> Work {
         R::GetSession(params) => return sessions(SessionsRequest::Get(params)),
         R::StopSession(params) => return sessions(SessionsRequest::Stop(params)),
         R::RemoveSession(params) => return sessions(SessionsRequest::Remove(params)),
+        R::ListWorktrees(_) => return sessions(SessionsRequest::Worktrees),
+        R::PruneWorktrees(params) => return sessions(SessionsRequest::PruneWorktrees(params)),
         R::ReadTranscript(params) => return sessions(SessionsRequest::Transcript(params)),
         R::Reload(_) => return sessions(SessionsRequest::Reload),
         R::CheckDatabase(params) => return Work::Read(Read::Query(Query::CheckDatabase(params))),

@@ -3,9 +3,12 @@
 //! The server knows sessions by these questions alone: not what a runtime is, nor where a transcript lies.
 
 use agentd_protocol::error::code;
-use agentd_protocol::requests::{ListSessions, ReadTranscript, RunAgent, SessionRef, StopSession};
+use agentd_protocol::requests::{
+    ListSessions, PruneWorktrees, ReadTranscript, RunAgent, SessionRef, StopSession,
+};
 use agentd_protocol::results::{
-    AgentList, Ok as Done, QueuedSession, Reloaded, RemovedSession, SessionList, TranscriptPage,
+    AgentList, Ok as Done, PrunedWorktrees, QueuedSession, Reloaded, RemovedSession, SessionList,
+    TranscriptPage, WorktreeList,
 };
 use agentd_protocol::{Reason, RpcError, SessionId, SessionInfo};
 use agentd_store::{BoxFuture, StoreError};
@@ -37,6 +40,12 @@ pub trait Sessions: fmt::Debug + Send + Sync + 'static {
 
     /// Removes a session that is over, with all that was kept of it but for work in its worktree that is nowhere else.
     fn remove(&self, params: SessionRef) -> BoxFuture<'_, SessionsResult<RemovedSession>>;
+
+    /// The worktrees of sessions.
+    fn worktrees(&self) -> BoxFuture<'_, SessionsResult<WorktreeList>>;
+
+    /// Removes worktrees whose work is elsewhere as well, or, when it is forced, is then kept under a name.
+    fn prune_worktrees(&self, params: PruneWorktrees) -> BoxFuture<'_, SessionsResult<PrunedWorktrees>>;
 
     /// A page of a session's transcript; waits for output as long as it was asked to, and no longer than until the
     /// session is over. As JSON a page has at most [`agentd_protocol::limits::ANSWER_BYTES_MAX`] bytes: output may take
@@ -155,6 +164,8 @@ pub(crate) enum SessionsRequest {
     Get(SessionRef),
     Stop(StopSession),
     Remove(SessionRef),
+    Worktrees,
+    PruneWorktrees(PruneWorktrees),
     Transcript(ReadTranscript),
     Reload,
 }
@@ -170,6 +181,8 @@ pub(crate) enum SessionsReply {
     Session(Box<SessionInfo>),
     Done(Done),
     Removed(RemovedSession),
+    Worktrees(WorktreeList),
+    Pruned(PrunedWorktrees),
     Transcript(TranscriptPage),
     Reloaded(Reloaded),
 }
@@ -178,8 +191,8 @@ impl SessionsRequest {
     /// True when it is to be done although nobody is left to be told.
     pub(crate) fn is_change(&self) -> bool {
         match self {
-            Self::Run(_) | Self::Stop(_) | Self::Remove(_) | Self::Reload => true,
-            Self::Agents | Self::List(_) | Self::Get(_) | Self::Transcript(_) => false,
+            Self::Run(_) | Self::Stop(_) | Self::Remove(_) | Self::PruneWorktrees(_) | Self::Reload => true,
+            Self::Agents | Self::List(_) | Self::Get(_) | Self::Worktrees | Self::Transcript(_) => false,
         }
     }
 
@@ -198,6 +211,8 @@ impl SessionsRequest {
             Self::Get(params) => R::Session(Box::new(sessions.get(params).await?)),
             Self::Stop(params) => R::Done(sessions.stop(params).await?),
             Self::Remove(params) => R::Removed(sessions.remove(params).await?),
+            Self::Worktrees => R::Worktrees(sessions.worktrees().await?),
+            Self::PruneWorktrees(params) => R::Pruned(sessions.prune_worktrees(params).await?),
             Self::Transcript(params) => R::Transcript(sessions.transcript(params).await?),
             Self::Reload => R::Reloaded(sessions.reload().await?),
         })

@@ -4,9 +4,12 @@
 mod support;
 
 use agentd_api::{Sessions, SessionsError, SessionsResult};
-use agentd_protocol::requests::{ListSessions, ReadTranscript, RunAgent, SessionRef, StopSession};
+use agentd_protocol::requests::{
+    ListSessions, PruneWorktrees, ReadTranscript, RunAgent, SessionRef, StopSession,
+};
 use agentd_protocol::results::{
-    AgentList, Ok as Done, QueuedSession, Reloaded, RemovedSession, SessionList, TranscriptPage,
+    AgentList, Ok as Done, PrunedWorktrees, QueuedSession, Reloaded, RemovedSession, SessionList,
+    TranscriptPage, WorktreeList,
 };
 use agentd_protocol::{
     AgentInfo, OutputStream, RuntimeCapabilities, SessionId, SessionInfo, SessionPhase, Timestamp,
@@ -179,6 +182,25 @@ impl Sessions for Script {
         })
     }
 
+    fn worktrees(&self) -> BoxFuture<'_, SessionsResult<WorktreeList>> {
+        Box::pin(async {
+            self.note("worktrees");
+            Ok(WorktreeList {
+                worktrees: Vec::new(),
+                omitted: 0,
+            })
+        })
+    }
+
+    fn prune_worktrees(&self, _: PruneWorktrees) -> BoxFuture<'_, SessionsResult<PrunedWorktrees>> {
+        Box::pin(async {
+            self.note("prune");
+            Ok(PrunedWorktrees {
+                worktrees: Vec::new(),
+            })
+        })
+    }
+
     fn transcript(&self, params: ReadTranscript) -> BoxFuture<'_, SessionsResult<TranscriptPage>> {
         Box::pin(async move {
             if params.wait_secs.is_some() {
@@ -229,7 +251,7 @@ fn start(script: &Arc<Script>) -> Running {
 }
 
 /// Every method with the parameters that it works with.
-fn requests() -> [(&'static str, Value); 8] {
+fn requests() -> [(&'static str, Value); 10] {
     let session = json!({ "session_id": ID });
     [
         ("RunAgent", json!({ "agent": "reviewer", "prompt": "p" })),
@@ -238,6 +260,8 @@ fn requests() -> [(&'static str, Value); 8] {
         ("GetSession", session.clone()),
         ("StopSession", session.clone()),
         ("RemoveSession", session.clone()),
+        ("ListWorktrees", json!({})),
+        ("PruneWorktrees", json!({ "force": true })),
         ("ReadTranscript", session),
         ("Reload", json!({})),
     ]
@@ -270,6 +294,8 @@ async fn every_method_reaches_whoever_runs_sessions() {
         "get",
         "stop",
         "remove",
+        "worktrees",
+        "prune",
         "transcript",
         "reload",
     ];

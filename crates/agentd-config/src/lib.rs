@@ -13,7 +13,7 @@ pub mod size;
 pub mod source;
 
 pub use model::{
-    Agent, Config, Credential, DaemonConfig, Network, Plugin, PluginSource, RuntimeKind, ToolPatterns,
-    WorkspaceMode, WorktreePolicy,
+    Agent, Config, Credential, DaemonConfig, Network, OnUnmerged, Plugin, PluginSource, RuntimeKind,
+    ToolPatterns, Uncommitted, WorkspaceMode, WorktreePolicy,
 };
 pub use parse::{ConfigError, Mistakes, Place, load, parse};

@@ -160,8 +160,27 @@ pub enum WorktreePolicy {
     /// What was committed on its branch is merged into the branch that it began from, if that works without a
     /// conflict and the session completed; otherwise it stays and both sides are as they were.
     Merge,
-    /// It is removed with its branch, whatever is in it.
+    /// Its files are removed; what was changed in them is kept under a name in the repository, apart from its branches.
     Drop,
+}
+
+/// What becomes of changes that an agent did not commit, when its session is over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Uncommitted {
+    /// They stay as they are.
+    #[default]
+    Keep,
+    /// They are committed on the session's branch.
+    Commit,
+}
+
+/// What it means when work that was to be merged is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnUnmerged {
+    /// The session failed, and so did its node.
+    Fail,
+    /// The session completed; people are told.
+    Warn,
 }
 
 /// What a session can reach.
@@ -270,6 +289,10 @@ pub struct Agent {
     pub workspace_mode: WorkspaceMode,
     /// What becomes of the worktree.
     pub worktree_policy: WorktreePolicy,
+    /// What becomes of changes in it that are not committed.
+    pub uncommitted: Uncommitted,
+    /// What it means when its work is not merged; absent: a session of a node fails, another one warns.
+    pub on_unmerged: Option<OnUnmerged>,
     /// Where the workspace is in the container; `/workspace` when absent. Processes have it where it is.
     pub workdir: Option<PathBuf>,
     /// A workspace that belongs to root is accepted: the agent then acts on it as root does.

@@ -6,8 +6,8 @@ use agentd_config::parse::{
     AGENT_KEYS, AGENTS_MAX, CONFIG_BYTES_MAX, DAEMON_KEYS, MISTAKES_MAX, PLUGIN_KEYS,
 };
 use agentd_config::{
-    Agent, Config, ConfigError, Credential, Network, Place, Plugin, PluginSource, RuntimeKind, ToolPatterns,
-    WorkspaceMode, WorktreePolicy,
+    Agent, Config, ConfigError, Credential, Network, OnUnmerged, Place, Plugin, PluginSource, RuntimeKind,
+    ToolPatterns, Uncommitted, WorkspaceMode, WorktreePolicy,
 };
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -47,6 +47,8 @@ prompt_file = "prompts/review.txt"
 workspace = "/srv/repo"
 workspace_mode = "worktree"
 worktree_policy = "merge"
+uncommitted = "commit"
+on_unmerged = "warn"
 workdir = "/home/ada/work"
 allow_root_workspace = true
 credentials = ["FORGEJO_TOKEN", { name = "API_KEY", env = "API_KEY" }]
@@ -136,6 +138,8 @@ fn every_key_is_read() {
         workspace: Some("/srv/repo".into()),
         workspace_mode: WorkspaceMode::Worktree,
         worktree_policy: WorktreePolicy::Merge,
+        uncommitted: Uncommitted::Commit,
+        on_unmerged: Some(OnUnmerged::Warn),
         workdir: Some("/home/ada/work".into()),
         allow_root_workspace: true,
         credentials: vec![
@@ -581,6 +585,14 @@ fn what_is_wrong_is_told_where_it_stands() {
         (
             agent("workspace_mode = 'worktree'"),
             "5:18: agents.a.workspace_mode has no effect: there is no workspace; add workspace = \"/path\", or take it away",
+        ),
+        (
+            agent("workspace = '/srv'\nuncommitted = 'commit'"),
+            "6:15: agents.a.uncommitted has no effect: it is about worktrees; add workspace_mode = \"worktree\", or take it away",
+        ),
+        (
+            agent("workspace = '/srv'\nworkspace_mode = 'worktree'\non_unmerged = 'fail'"),
+            "7:15: agents.a.on_unmerged has no effect: nothing is merged; add worktree_policy = \"merge\", or take it away",
         ),
         (
             agent("workspace = '/srv'\nworktree_policy = 'merge'"),

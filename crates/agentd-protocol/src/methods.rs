@@ -140,6 +140,10 @@ methods! {
     StopSession, "stop_session", Operator, q::StopSession => r::Ok;
     /// Removes a session that is over, with its transcript.
     RemoveSession, "remove_session", Operator, q::SessionRef => r::RemovedSession;
+    /// Lists the worktrees that sessions left, with what in them is nowhere else, and those of running sessions.
+    ListWorktrees, "list_worktrees", Operator, q::NoParams => r::WorktreeList;
+    /// Removes worktrees whose work is elsewhere as well. What is nowhere else stays, unless it is forced.
+    PruneWorktrees, "prune_worktrees", Operator, q::PruneWorktrees => r::PrunedWorktrees;
     /// Reads a session's transcript, and waits for more if asked to.
     ReadTranscript, "read_transcript", Operator, q::ReadTranscript => r::TranscriptPage;
     /// Reads agentd.toml again. A file that cannot be used changes nothing.

@@ -46,4 +46,5 @@ pub mod inside;
 pub mod plan;
 pub mod runtime;
 pub mod session;
+pub mod shell;
 pub mod worker;

@@ -142,12 +142,12 @@ async fn world(can: RuntimeCapabilities) -> World {
         limits: Limits::default(),
         instance,
         clock: Arc::new(SystemClock::default()),
-        git: Git {
-            program: "git".into(),
-            path: "/usr/bin:/bin".into(),
-            timeout: Duration::from_secs(20),
-            user: None,
-        },
+        git: Git::new(
+            "git".into(),
+            "/usr/bin:/bin".into(),
+            Duration::from_secs(20),
+            None,
+        ),
         tools: agentd_runner::session::tools::ToolsOptions::default(),
         die_at: None,
     };

@@ -2,7 +2,7 @@
 
 use super::runtime::{self, Isolation};
 use super::{Reading, env, not_empty, plain, plugin};
-use crate::model::{Agent, WorkspaceMode, WorktreePolicy};
+use crate::model::{Agent, OnUnmerged, Uncommitted, WorkspaceMode, WorktreePolicy};
 use crate::reader::{Located, Section};
 use crate::source::quoted;
 use agentd_protocol::{Work, limits, requests};
@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// All keys of an agent.
-pub const KEYS: [&str; 29] = [
+pub const KEYS: [&str; 31] = [
     "name",
     "runtime",
     "image",
@@ -23,6 +23,8 @@ pub const KEYS: [&str; 29] = [
     "workspace",
     "workspace_mode",
     "worktree_policy",
+    "uncommitted",
+    "on_unmerged",
     "workdir",
     "allow_root_workspace",
     "credentials",
@@ -99,6 +101,8 @@ pub(super) fn read<'a>(reading: &mut Reading<'_>, section: Section<'a>) -> Optio
         workspace: workspace.path,
         workspace_mode: workspace.mode,
         worktree_policy: workspace.policy,
+        uncommitted: workspace.uncommitted,
+        on_unmerged: workspace.on_unmerged,
         workdir: workspace.workdir,
         allow_root_workspace: reading
             .maybe(section.boolean("allow_root_workspace"))
@@ -251,6 +255,8 @@ struct Workspace {
     path: Option<PathBuf>,
     mode: WorkspaceMode,
     policy: WorktreePolicy,
+    uncommitted: Uncommitted,
+    on_unmerged: Option<OnUnmerged>,
     workdir: Option<PathBuf>,
 }
 
@@ -268,10 +274,16 @@ impl Workspace {
             ("drop", WorktreePolicy::Drop),
         ];
         let policy = reading.maybe(section.choice("worktree_policy", &policies));
+        let choices = [("keep", Uncommitted::Keep), ("commit", Uncommitted::Commit)];
+        let uncommitted = reading.maybe(section.choice("uncommitted", &choices));
+        let choices = [("fail", OnUnmerged::Fail), ("warn", OnUnmerged::Warn)];
+        let on_unmerged = reading.maybe(section.choice("on_unmerged", &choices));
         if section.span_of("workspace").is_none() {
             for key in [
                 "workspace_mode",
                 "worktree_policy",
+                "uncommitted",
+                "on_unmerged",
                 "workdir",
                 "allow_root_workspace",
             ] {
@@ -285,20 +297,35 @@ impl Workspace {
             }
         }
         let mode = mode.map(|mode| mode.value).unwrap_or_default();
-        if let Some(policy) = &policy
-            && mode == WorkspaceMode::Directory
-            && section.span_of("workspace").is_some()
+        for key in ["worktree_policy", "uncommitted", "on_unmerged"] {
+            if let Some(span) = section.span_of(key)
+                && mode == WorkspaceMode::Directory
+                && section.span_of("workspace").is_some()
+            {
+                let message = format!(
+                    "{} has no effect: it is about worktrees; add workspace_mode = \"worktree\", or take it away",
+                    section.path(key)
+                );
+                reading.wrong(section.error_at(&span, key, message));
+            }
+        }
+        let policy = policy.map(|policy| policy.value).unwrap_or_default();
+        if let Some(chosen) = &on_unmerged
+            && policy != WorktreePolicy::Merge
+            && mode == WorkspaceMode::Worktree
         {
             let message = format!(
-                "{} has no effect: it is about worktrees; add workspace_mode = \"worktree\", or take it away",
-                section.path("worktree_policy")
+                "{} has no effect: nothing is merged; add worktree_policy = \"merge\", or take it away",
+                section.path("on_unmerged")
             );
-            reading.wrong(section.error_at(&policy.span, "worktree_policy", message));
+            reading.wrong(section.error_at(&chosen.span, "on_unmerged", message));
         }
         Self {
             path,
             mode,
-            policy: policy.map(|policy| policy.value).unwrap_or_default(),
+            policy,
+            uncommitted: uncommitted.map(|chosen| chosen.value).unwrap_or_default(),
+            on_unmerged: on_unmerged.map(|chosen| chosen.value),
             workdir: runtime::workdir(reading, section, runtime),
         }
     }

@@ -57,6 +57,29 @@ pub struct SessionRef {
 
 impl Params for SessionRef {}
 
+/// Removes worktrees that sessions left.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct PruneWorktrees {
+    /// The sessions whose worktrees are meant; all that are over when it is empty. At most 1,000.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub session_ids: Vec<SessionId>,
+    /// Also what is nowhere else: changes that are not committed are kept under a name in the repository and the files
+    /// go; where only names are left, they go.
+    #[serde(default)]
+    pub force: bool,
+}
+
+impl Params for PruneWorktrees {
+    fn check(&self) -> Result<(), String> {
+        within(
+            "the number of session_ids",
+            Some(self.session_ids.len() as u64),
+            0,
+            1000,
+        )
+    }
+}
+
 /// Lists sessions, newest first.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct ListSessions {

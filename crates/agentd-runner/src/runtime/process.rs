@@ -12,7 +12,7 @@ use super::engine::{
 };
 use super::users::{AGENT_ID, range_start};
 use super::{closed_above, sweep};
-use agentd_config::{Agent, Network};
+use agentd_config::{Agent, Network, WorkspaceMode};
 use agentd_protocol::{RuntimeCapabilities, SessionId};
 use agentd_supervisor::spec::{Launch, ProcessLaunch};
 use std::fs;
@@ -117,10 +117,12 @@ impl Engine for Process {
 
     fn users(
         &self,
-        _agent: &Agent,
+        agent: &Agent,
         home_number: u32,
         workspace: Option<&Owner>,
     ) -> Result<Users, EngineError> {
+        // A worktree is the agent's own; set-up sees whether its repository can be read.
+        let workspace = workspace.filter(|_| agent.workspace_mode == WorkspaceMode::Directory);
         if !self.is_root() {
             let users = same(self.euid, self.egid, None);
             return permitted(

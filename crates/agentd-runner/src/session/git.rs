@@ -42,8 +42,12 @@ pub struct Git {
     pub path: OsString,
     /// How long one command may take.
     pub timeout: Duration,
-    /// Whom to become first; only root can, and needs to.
-    pub user: Option<(u32, u32)>,
+    /// The home of the user that agentd runs as, for that user's own ignore rules.
+    pub home: Option<PathBuf>,
+    /// The user to become first; only root can, and needs to.
+    user: Option<(u32, u32)>,
+    /// The home of the user whose settings count; absent when only the repository's do.
+    settings_of: Option<PathBuf>,
 }
 
 /// What a command answered.
@@ -83,12 +87,42 @@ impl At<'_> {
 }
 
 impl Git {
+    /// Git as the user that agentd runs as.
+    #[must_use]
+    pub fn new(program: PathBuf, path: OsString, timeout: Duration, home: Option<PathBuf>) -> Self {
+        Self {
+            program,
+            path,
+            timeout,
+            home,
+            user: None,
+            settings_of: None,
+        }
+    }
+
     /// Git for a repository that belongs to `owner`.
     #[must_use]
     pub fn for_owner(&self, owner: (u32, u32)) -> Self {
         let root = rustix::process::geteuid().is_root();
         Self {
             user: (root && owner.0 != 0).then_some(owner),
+            ..self.clone()
+        }
+    }
+
+    /// The home of a user, where that user's own settings are.
+    pub(crate) fn home_of(&self, uid: u32) -> Option<PathBuf> {
+        if uid == rustix::process::geteuid().as_raw() {
+            return self.home.clone();
+        }
+        let user = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid));
+        user.ok().flatten().map(|user| user.dir)
+    }
+
+    /// The same with the settings of the user whose home this is, to ask what they are.
+    pub(crate) fn of_user(&self, home: Option<&Path>) -> Self {
+        Self {
+            settings_of: home.map(Path::to_owned),
             ..self.clone()
         }
     }
@@ -138,6 +172,9 @@ impl Git {
         ] {
             command.env(name, value);
         }
+        if let Some(home) = &self.settings_of {
+            command.env("HOME", home).env_remove("GIT_CONFIG_GLOBAL");
+        }
         for setting in [
             "core.hooksPath=/dev/null",
             "core.fsmonitor=false",
@@ -146,6 +183,13 @@ impl Git {
             "gc.auto=0",
             "maintenance.auto=false",
             "submodule.recurse=false",
+            // What these say of objects is taken for true, and an agent may have written them.
+            "core.commitGraph=false",
+            "core.multiPackIndex=false",
+            "pack.useBitmaps=false",
+            "log.showSignature=false",
+            // What agentd says is in a repository has to be there after the machine went down.
+            "core.fsync=objects,derived-metadata,reference",
         ] {
             command.args(["-c", setting]);
         }
@@ -160,6 +204,9 @@ impl Git {
             At::View(view) => {
                 command.env("GIT_DIR", &view.git_dir);
                 command.env("GIT_OBJECT_DIRECTORY", &view.objects);
+                if !view.borrowed.is_empty() {
+                    command.env("GIT_ALTERNATE_OBJECT_DIRECTORIES", path_list(&view.borrowed));
+                }
                 if let Some((work_tree, index)) = &view.files {
                     command
                         .env("GIT_WORK_TREE", work_tree)
@@ -195,17 +242,26 @@ impl Git {
         arguments: &[&OsStr],
         input: Option<&[u8]>,
     ) -> Result<Answer, StepError> {
-        let failed = |message: String| StepError::Git {
-            command: arguments
-                .first()
-                .map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
-            path: at.path().to_owned(),
-            message,
-        };
+        let input = input.map(in_memory).transpose();
+        let input = input.map_err(|error| failed(at, arguments, format!("cannot give it input: {error}")))?;
+        self.ask_between(at, arguments, input, None)
+    }
+
+    /// The same with a file to read, and one to write output to that no memory would hold.
+    pub(crate) fn ask_between(
+        &self,
+        at: At<'_>,
+        arguments: &[&OsStr],
+        input: Option<std::fs::File>,
+        output: Option<std::fs::File>,
+    ) -> Result<Answer, StepError> {
+        let failed = |message: String| failed(at, arguments, message);
         let mut command = self.command(at, arguments);
         if let Some(input) = input {
-            command
-                .stdin(in_memory(input).map_err(|error| failed(format!("cannot give it input: {error}")))?);
+            command.stdin(input);
+        }
+        if let Some(output) = output {
+            command.stdout(output);
         }
         let mut child = command.spawn().map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => StepError::machine(format!(
@@ -268,6 +324,10 @@ pub(crate) fn refused(at: At<'_>, arguments: &[&OsStr], answer: &Answer) -> Step
         "" => format!("exit status {}", answer.code),
         message => message.to_owned(),
     };
+    failed(at, arguments, message)
+}
+
+fn failed(at: At<'_>, arguments: &[&OsStr], message: String) -> StepError {
     StepError::Git {
         command: arguments
             .first()
@@ -278,7 +338,7 @@ pub(crate) fn refused(at: At<'_>, arguments: &[&OsStr], answer: &Answer) -> Step
 }
 
 /// A file without a name, to be read from its beginning.
-fn in_memory(bytes: &[u8]) -> io::Result<std::fs::File> {
+pub(crate) fn in_memory(bytes: &[u8]) -> io::Result<std::fs::File> {
     let fd = rustix::fs::memfd_create("agentd", rustix::fs::MemfdFlags::CLOEXEC)?;
     let mut file = std::fs::File::from(fd);
     file.write_all(bytes)?;
@@ -288,41 +348,39 @@ fn in_memory(bytes: &[u8]) -> io::Result<std::fs::File> {
 
 /// Reads both outputs to their ends, then waits for the process.
 fn run(child: &mut Child, deadline: Instant) -> io::Result<(ExitStatus, Vec<u8>, String)> {
-    let (Some(mut out), Some(mut err)) = (child.stdout.take(), child.stderr.take()) else {
+    let Some(mut err) = child.stderr.take() else {
         return Err(io::Error::other("its output is not there"));
     };
+    // None when it goes into a file.
+    let mut out = child.stdout.take();
     let (mut output, mut message) = (Vec::new(), Vec::new());
-    let (mut out_open, mut err_open) = (true, true);
+    let mut err_open = true;
     let mut buffer = vec![0; 64 * 1024];
-    while out_open || err_open {
-        let wanted = |open| {
-            if open {
-                PollFlags::POLLIN
-            } else {
-                PollFlags::empty()
-            }
-        };
+    while out.is_some() || err_open {
         let mut fds = Vec::with_capacity(2);
-        if out_open {
-            fds.push(PollFd::new(out.as_fd(), wanted(out_open)));
-        }
+        fds.extend(
+            out.as_ref()
+                .map(|out| PollFd::new(out.as_fd(), PollFlags::POLLIN)),
+        );
         if err_open {
-            fds.push(PollFd::new(err.as_fd(), wanted(err_open)));
+            fds.push(PollFd::new(err.as_fd(), PollFlags::POLLIN));
         }
         wait(&mut fds, deadline)?;
         let mut ready = fds.iter().map(|fd| fd.any().unwrap_or(true));
-        let out_ready = out_open && ready.next().unwrap_or(false);
+        let out_ready = out.is_some() && ready.next().unwrap_or(false);
         let err_ready = err_open && ready.next().unwrap_or(false);
         drop(ready);
         drop(fds);
-        if out_ready {
-            let count = out.read(&mut buffer)?;
-            out_open = count > 0;
+        if out_ready && let Some(pipe) = &mut out {
+            let count = pipe.read(&mut buffer)?;
             output.extend_from_slice(&buffer[..count]);
             if output.len() > OUTPUT_BYTES_MAX {
                 return Err(io::Error::other(format!(
                     "it said more than {OUTPUT_BYTES_MAX} bytes"
                 )));
+            }
+            if count == 0 {
+                out = None;
             }
         }
         if err_ready {
@@ -377,7 +435,17 @@ fn end(child: &mut Child) {
 pub(crate) struct View {
     git_dir: PathBuf,
     objects: PathBuf,
+    borrowed: Vec<PathBuf>,
     files: Option<(PathBuf, PathBuf)>,
+}
+
+/// Which files of a commit a checkout has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Sparse {
+    /// The content of `info/sparse-checkout`.
+    pub(crate) patterns: Vec<u8>,
+    /// The patterns are directories.
+    pub(crate) cone: bool,
 }
 
 impl View {
@@ -401,8 +469,34 @@ impl View {
         Ok(Self {
             git_dir: git_dir.to_owned(),
             objects: common.join("objects"),
+            borrowed: Vec::new(),
             files: None,
         })
+    }
+
+    /// The same, with the objects of these directories besides the repository's own. Nothing is written there.
+    pub(crate) fn borrowing(mut self, objects: &[PathBuf]) -> Self {
+        self.borrowed = objects.to_vec();
+        self
+    }
+
+    /// The same, with a checkout's patterns of files that are no part of it, and of those that it leaves out.
+    pub(crate) fn with_rules(self, ignored: &[u8], sparse: Option<&Sparse>) -> Result<Self, StepError> {
+        let info = self.git_dir.join("info");
+        let fd = state::make(&info, 0o755, None)?;
+        state::write_new(fd.as_fd(), &info, "exclude", ignored, 0o644, None)?;
+        let Some(Sparse { patterns, cone }) = sparse else {
+            return Ok(self);
+        };
+        state::write_new(fd.as_fd(), &info, "sparse-checkout", patterns, 0o644, None)?;
+        let config = self.git_dir.join("config");
+        let text = format!("[core]\n\tsparseCheckout = true\n\tsparseCheckoutCone = {cone}\n");
+        std::fs::OpenOptions::new()
+            .append(true)
+            .open(&config)
+            .and_then(|mut file| file.write_all(text.as_bytes()))
+            .map_err(StepError::io("write", &config))?;
+        Ok(self)
     }
 
     /// The same, with files and their index.
@@ -461,6 +555,30 @@ fn config(git: &Git, common: &Path) -> Result<String, StepError> {
         }
     }
     Ok(config)
+}
+
+/// A list of paths in one variable, as git reads it: a colon ends a path, unless that is quoted.
+fn path_list(paths: &[PathBuf]) -> OsString {
+    let mut list = Vec::new();
+    for path in paths {
+        if !list.is_empty() {
+            list.push(b':');
+        }
+        let path = path.as_os_str().as_bytes();
+        if path.contains(&b':') || path.starts_with(b"\"") {
+            list.push(b'"');
+            for &byte in path {
+                if matches!(byte, b'"' | b'\\') {
+                    list.push(b'\\');
+                }
+                list.push(byte);
+            }
+            list.push(b'"');
+        } else {
+            list.extend(path);
+        }
+    }
+    OsString::from_vec(list)
 }
 
 /// Arguments that are plain text.

@@ -1,6 +1,7 @@
 //! Homes: what an agent keeps from one session to the next, and the variables by which it knows itself.
 
 use super::error::StepError;
+use super::gitconfig::{GIT_CONFIG_FILE, GIT_CONFIG_VARIABLE};
 use super::state::{self, StateDirs};
 use super::tools::{BRIDGE_FILE, CLIENT_FILE};
 use super::tree::{self, Budget, Found, Usage};
@@ -223,6 +224,9 @@ pub fn environment(of: Whose<'_>) -> Result<BTreeMap<String, String>, StepError>
     ];
     for (variable, relative) in XDG {
         own.push((variable, text(inside.home.join(relative))?));
+    }
+    if !env.contains_key(GIT_CONFIG_VARIABLE) {
+        own.push((GIT_CONFIG_VARIABLE, text(inside.run_dir.join(GIT_CONFIG_FILE))?));
     }
     if of.has_prompt {
         own.push((

@@ -6,9 +6,8 @@
 //! both sides stay, and people are told.
 
 use super::error::StepError;
-use super::git::{At, Git, View, refused, words};
-use super::workspace::{WorkspaceOutcome, WorkspaceReport};
-use super::worktree::{Worktree, WorktreeState, object_id};
+use super::git::{At, Git, Sparse, View, refused, words};
+use super::worktree::{Worktree, commit, object_id, sparse};
 use agentd_supervisor::dir::SessionDir;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -16,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 /// Files of a git directory that say that something is under way there, or is not as plain as we need it.
-const UNDER_WAY: [&str; 9] = [
+const UNDER_WAY: [&str; 8] = [
     "index.lock",
     "MERGE_HEAD",
     "CHERRY_PICK_HEAD",
@@ -25,7 +24,6 @@ const UNDER_WAY: [&str; 9] = [
     "rebase-merge",
     "rebase-apply",
     "sequencer",
-    "info/sparse-checkout",
 ];
 
 /// Somewhere that a repository's files are.
@@ -34,6 +32,13 @@ pub(crate) struct Checkout {
     pub(crate) path: PathBuf,
     /// The branch's whole name.
     branch: Option<OsString>,
+}
+
+impl Checkout {
+    /// True when this branch, by its whole name, is checked out there.
+    pub(crate) fn has(&self, reference: &str) -> bool {
+        self.branch.as_deref() == Some(OsStr::new(reference))
+    }
 }
 
 /// Where the files of a repository are, as the repository says.
@@ -71,20 +76,7 @@ pub(crate) fn is_repository(git: &Git, worktree: &Worktree) -> Result<bool, Step
     }
 }
 
-fn commit(git: &Git, worktree: &Worktree, reference: &str) -> Result<Option<String>, StepError> {
-    let name = format!("{reference}^{{commit}}");
-    let at = At::Repository(&worktree.repository);
-    let answer = git.ask(
-        at,
-        &words(["rev-parse", "--verify", "--quiet", "--end-of-options", &name]),
-    )?;
-    if answer.code != 0 {
-        return Ok(None);
-    }
-    object_id(&answer.line()).map(Some)
-}
-
-fn is_ancestor(git: &Git, view: &View, older: &str, newer: &str) -> Result<bool, StepError> {
+pub(crate) fn is_ancestor(git: &Git, view: &View, older: &str, newer: &str) -> Result<bool, StepError> {
     let arguments = words(["merge-base", "--is-ancestor", older, newer]);
     let answer = git.ask(At::View(view), &arguments)?;
     match answer.code {
@@ -94,13 +86,32 @@ fn is_ancestor(git: &Git, view: &View, older: &str, newer: &str) -> Result<bool,
     }
 }
 
+/// How many commits lead to `tip` and not to `base`; both are in the workspace's repository.
+pub(crate) fn count_commits(
+    git: &Git,
+    dir: &SessionDir,
+    worktree: &Worktree,
+    tip: &str,
+    base: &str,
+) -> Result<u64, StepError> {
+    let view = view(git, dir, worktree, base)?;
+    let counted = git.run(
+        At::View(&view),
+        &words(["rev-list", "--count", tip, "--not", base]),
+    )?;
+    let counted = counted.line().to_string_lossy().into_owned();
+    counted
+        .parse()
+        .map_err(|_| StepError::machine(format!("git counted {counted:?} commits")))
+}
+
 /// A view of the repository, with `head` as its HEAD.
-fn view(git: &Git, dir: &SessionDir, worktree: &Worktree, head: &str) -> Result<View, StepError> {
+pub(crate) fn view(git: &Git, dir: &SessionDir, worktree: &Worktree, head: &str) -> Result<View, StepError> {
     View::new(git, &dir.root().join("view"), &worktree.repository, head)
 }
 
 /// A git directory that a checkout says is its own, if it belongs to the repository.
-fn admin(git: &Git, worktree: &Worktree, path: &Path) -> Result<Option<PathBuf>, StepError> {
+pub(crate) fn admin(git: &Git, worktree: &Worktree, path: &Path) -> Result<Option<PathBuf>, StepError> {
     let answer = git.ask(
         At::Found(path),
         &words([
@@ -126,7 +137,7 @@ fn admin(git: &Git, worktree: &Worktree, path: &Path) -> Result<Option<PathBuf>,
 }
 
 /// True when files and index are as `view`'s HEAD says. Files that are not known count where `untracked` says.
-fn is_clean(git: &Git, view: &View, untracked: bool) -> Result<bool, StepError> {
+pub(crate) fn is_clean(git: &Git, view: &View, untracked: bool) -> Result<bool, StepError> {
     let untracked = if untracked {
         "--untracked-files=normal"
     } else {
@@ -145,136 +156,84 @@ fn is_clean(git: &Git, view: &View, untracked: bool) -> Result<bool, StepError> 
     Ok(status.output.is_empty())
 }
 
-/// What a worktree has that is nowhere else.
-pub(crate) fn look(git: &Git, dir: &SessionDir, worktree: &Worktree) -> Result<WorktreeState, StepError> {
-    if !is_repository(git, worktree)? {
-        // Its commits are gone with it. What is in the files is the last there is.
-        return Ok(if worktree.path.exists() {
-            WorktreeState::Uncommitted
-        } else {
-            WorktreeState::Gone
-        });
-    }
-    let Some(tip) = commit(git, worktree, &format!("refs/heads/{}", worktree.branch))? else {
-        return Ok(if worktree.path.exists() {
-            WorktreeState::Uncommitted
-        } else {
-            WorktreeState::Gone
-        });
-    };
-    if worktree.path.exists() && !is_committed(git, dir, worktree, &tip)? {
-        return Ok(WorktreeState::Uncommitted);
-    }
-    let target = match &worktree.base_branch {
-        Some(branch) => commit(git, worktree, &format!("refs/heads/{branch}"))?,
-        None => Some(worktree.base.clone()),
-    };
-    let view = view(git, dir, worktree, &tip)?;
-    match target {
-        Some(target) if is_ancestor(git, &view, &tip, &target)? => Ok(WorktreeState::Merged),
-        _ => Ok(WorktreeState::Committed),
-    }
-}
-
-/// True when all that is in a worktree is in its branch's last commit.
-fn is_committed(git: &Git, dir: &SessionDir, worktree: &Worktree, tip: &str) -> Result<bool, StepError> {
-    let Some(admin) = admin(git, worktree, &worktree.path)? else {
-        return Ok(false);
-    };
-    let view = view(git, dir, worktree, tip)?.with_files(&worktree.path, &admin.join("index"));
-    is_clean(git, &view, true)
-}
-
 static MERGING: Mutex<()> = Mutex::new(());
 
-/// Merges, when nothing speaks against it. Changes the repository's branch and the files of where it is checked out;
-/// the worktree itself is left to the caller.
-pub(crate) fn merge(git: &Git, dir: &SessionDir, worktree: &Worktree) -> Result<WorkspaceReport, StepError> {
+/// What became of a merge.
+pub(crate) enum Merge {
+    /// The branch that has it now.
+    Done(String),
+    /// Both sides changed the same; they are as they were.
+    Conflict(String),
+    /// Something else speaks against it.
+    Not(String),
+}
+
+/// Merges a commit into the branch that its worktree began from, when nothing speaks against it. Changes that branch
+/// and the files of where it is checked out; the worktree itself is left to the caller.
+pub(crate) fn merge(git: &Git, dir: &SessionDir, worktree: &Worktree, tip: &str) -> Result<Merge, StepError> {
     // Sessions that end together would take each other's half-moved files for somebody's changes.
     let _one_at_a_time = MERGING.lock().unwrap_or_else(PoisonError::into_inner);
-    let place = worktree.path.display();
-    let stays = |why: String| {
-        let branch = &worktree.branch;
-        Ok(worktree.report(
-            WorkspaceOutcome::Kept,
-            format!("not merged: {why}; the worktree {place} and its branch {branch} are there"),
-        ))
-    };
-    let Some(tip) = commit(git, worktree, &format!("refs/heads/{}", worktree.branch))? else {
-        // A crash between removing the branch and the record, or the agent removed it.
-        if !worktree.path.exists() {
-            return Ok(worktree.report(WorkspaceOutcome::Merged, "it had been taken down already"));
-        }
-        return stays("its branch is gone".into());
-    };
-    if worktree.path.exists() && !is_committed(git, dir, worktree, &tip)? {
-        return stays("there are changes that are not committed on its branch".into());
-    }
-    if tip == worktree.base {
-        return Ok(worktree.report(WorkspaceOutcome::Unchanged, "nothing was committed"));
-    }
     let Some(base_branch) = &worktree.base_branch else {
-        return stays("it began from no branch".into());
+        return Ok(Merge::Not("it began from no branch".into()));
     };
     let target = format!("refs/heads/{base_branch}");
-    let Some(current) = commit(git, worktree, &target)? else {
-        return stays(format!("the branch {base_branch}, from which it began, is gone"));
+    let Some(current) = commit(git, &worktree.repository, &target)? else {
+        return Ok(Merge::Not(format!(
+            "the branch {base_branch}, from which it began, is gone"
+        )));
     };
-    let merged = || worktree.report(WorkspaceOutcome::Merged, format!("merged into {base_branch}"));
     let new = {
         let view = view(git, dir, worktree, &current)?;
-        if is_ancestor(git, &view, &tip, &current)? {
-            return Ok(merged());
+        if is_ancestor(git, &view, tip, &current)? {
+            return Ok(Merge::Done(base_branch.clone()));
         }
-        if is_ancestor(git, &view, &current, &tip)? {
-            tip.clone()
+        if is_ancestor(git, &view, &current, tip)? {
+            tip.to_owned()
         } else {
-            match merge_commit(git, &view, worktree, &current, &tip)? {
+            match merge_commit(git, &view, worktree, &current, tip)? {
                 Some(new) => new,
                 None => {
-                    return Ok(worktree.report(
-                        WorkspaceOutcome::Conflict,
-                        format!(
-                            "{base_branch} and {branch} changed the same; both are as they were, and the worktree {place} \
-                             is there. To merge by hand: git merge {branch}",
-                            branch = worktree.branch
-                        ),
-                    ));
+                    return Ok(Merge::Conflict(format!(
+                        "{base_branch} and {} changed the same; both are as they were",
+                        worktree.branch
+                    )));
                 }
             }
         }
     };
     let all = checkouts(git, worktree)?;
-    let mut there = all
-        .iter()
-        .filter(|checkout| checkout.branch.as_deref() == Some(OsStr::new(&target)));
+    let mut there = all.iter().filter(|checkout| checkout.has(&target));
     let files = match (there.next(), there.next()) {
         (None, _) => None,
         (Some(checkout), None) => match move_files(git, dir, worktree, &checkout.path, &current, &new)? {
-            Moved::Not(why) => return stays(why),
+            Moved::Not(why) => return Ok(Merge::Not(why)),
             Moved::Done(files) => Some(files),
         },
-        (Some(_), Some(_)) => return stays(format!("{base_branch} is checked out in several places")),
+        (Some(_), Some(_)) => {
+            return Ok(Merge::Not(format!(
+                "{base_branch} is checked out in several places"
+            )));
+        }
     };
     let reason = format!("agentd: merge {}", worktree.branch);
     let at = At::Repository(&worktree.repository);
     let arguments = words(["update-ref", "-m", &reason, &target, &new, &current]);
     let updated = git.ask(at, &arguments)?;
     if updated.code == 0 {
-        return Ok(merged());
+        return Ok(Merge::Done(base_branch.clone()));
     }
-    // Somebody was faster. The files go back to where their branch was when we looked.
+    // Another program was faster. The files go back to where their branch was when we looked.
     if let Some(files) = files {
-        let view = view(git, dir, worktree, &new)?.with_files(&files.path, &files.index);
+        let view = files.view(git, dir, worktree, &new)?;
         git.run(
             At::View(&view),
             &words(["read-tree", "-m", "-u", "--no-recurse-submodules", &new, &current]),
         )?;
     }
-    stays(format!(
+    Ok(Merge::Not(format!(
         "{base_branch} was moved at the same time ({})",
         refused(at, &arguments, &updated)
-    ))
+    )))
 }
 
 /// A commit that has both sides, or none when they conflict.
@@ -309,9 +268,18 @@ fn merge_commit(
     object_id(&made.line()).map(Some)
 }
 
+/// The files of a checkout, and which of a commit's files they are.
 struct Files {
     path: PathBuf,
     index: PathBuf,
+    sparse: Option<Sparse>,
+}
+
+impl Files {
+    fn view(&self, git: &Git, dir: &SessionDir, worktree: &Worktree, head: &str) -> Result<View, StepError> {
+        let view = view(git, dir, worktree, head)?.with_rules(&[], self.sparse.as_ref())?;
+        Ok(view.with_files(&self.path, &self.index))
+    }
 }
 
 enum Moved {
@@ -342,18 +310,18 @@ fn move_files(
     {
         return not(format!("something is under way in {shown} ({under_way})"));
     }
-    let index = admin.join("index");
-    let files = || Files {
+    let files = Files {
         path: path.to_owned(),
-        index: index.clone(),
+        index: admin.join("index"),
+        sparse: sparse(git, At::Found(path), &admin)?,
     };
-    let at_new = view(git, dir, worktree, new)?.with_files(path, &index);
+    let at_new = files.view(git, dir, worktree, new)?;
     if is_clean(git, &at_new, false)? {
         // An earlier attempt came so far.
-        return Ok(Moved::Done(files()));
+        return Ok(Moved::Done(files));
     }
     drop(at_new);
-    let view = view(git, dir, worktree, current)?.with_files(path, &index);
+    let view = files.view(git, dir, worktree, current)?;
     let at = At::View(&view);
     if !is_clean(git, &view, false)? {
         return not(format!("{shown}, where the branch is checked out, has changes"));
@@ -404,5 +372,6 @@ fn move_files(
     if moved.code != 0 {
         return not(refused(at, &arguments, &moved).to_string());
     }
-    Ok(Moved::Done(files()))
+    drop(view);
+    Ok(Moved::Done(files))
 }

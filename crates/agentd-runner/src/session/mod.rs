@@ -29,6 +29,7 @@ mod commands;
 mod drive;
 pub mod error;
 pub mod git;
+mod gitconfig;
 pub mod home;
 pub mod manager;
 pub mod materials;

@@ -13,6 +13,8 @@ pub(crate) struct Evidence {
     pub(crate) result: Option<Result<Json, String>>,
     /// Why its end was asked for, if it was.
     pub(crate) stop_requested: Option<String>,
+    /// Why its work was not merged, when that is a failure.
+    pub(crate) unmerged: Option<String>,
     /// Things that went wrong and did not decide the outcome.
     pub(crate) remarks: Vec<String>,
 }
@@ -75,6 +77,7 @@ fn reason(evidence: &Evidence) -> (OutcomeReason, Option<String>) {
     }
     match &evidence.result {
         Some(Err(why)) => (OutcomeReason::Failed, Some(why.clone())),
+        _ if evidence.unmerged.is_some() => (OutcomeReason::Failed, evidence.unmerged.clone()),
         _ if well => (OutcomeReason::Completed, None),
         _ => (OutcomeReason::Failed, None),
     }
@@ -89,6 +92,8 @@ pub(crate) fn sentence(outcome: &SessionOutcome) -> String {
     };
     let what = match outcome.reason {
         OutcomeReason::Completed => "the session completed",
+        // Its program ended well: what it was for did not happen.
+        OutcomeReason::Failed if outcome.exit_code == Some(0) => "the session failed",
         OutcomeReason::Failed => "the agent failed",
         OutcomeReason::TimedOut => "the agent took longer than it may",
         OutcomeReason::Cancelled => "the session was stopped",
@@ -181,5 +186,10 @@ mod tests {
         assert!(outcome.message.unwrap().contains("not JSON"));
         evidence.result = Some(Ok(Json::empty_object()));
         assert_eq!(decide(&evidence).reason, OutcomeReason::Completed);
+        // The agent did its part, and what was wanted did not happen.
+        evidence.unmerged = Some("not merged: main has changes".into());
+        let outcome = decide(&evidence);
+        assert_eq!(outcome.reason, OutcomeReason::Failed);
+        assert!(outcome.message.unwrap().contains("not merged"));
     }
 }

@@ -6,9 +6,12 @@ use super::error::StepError;
 use super::manager::{Sessions, locked};
 use super::tree::{self, Budget};
 use super::upkeep::{self, Removal, What, Why};
+use super::worktree::{self, Listed};
 use agentd_config::{Agent, Config};
-use agentd_protocol::requests::{RunAgent, SessionRef, StopSession};
-use agentd_protocol::results::{AgentList, QueuedSession, Reloaded, RemovedSession};
+use agentd_protocol::requests::{PruneWorktrees, RunAgent, SessionRef, StopSession};
+use agentd_protocol::results::{
+    AgentList, PrunedWorktrees, QueuedSession, Reloaded, RemovedSession, WorktreeList,
+};
 use agentd_protocol::{AgentInfo, SessionInfo, SessionPhase, Trigger, TriggerKind};
 use agentd_store::session::{ChangeSession, NewSession, SessionEvent};
 use agentd_store::{Command, Query, StoreError, ask, execute};
@@ -166,6 +169,52 @@ impl Sessions {
         })
         .await?;
         Ok(RemovedSession { ok: true, kept })
+    }
+
+    /// The worktrees that sessions left, and those of sessions that run.
+    ///
+    /// # Errors
+    /// When sessions cannot be listed.
+    pub async fn worktrees(&self) -> Result<WorktreeList, SessionError> {
+        let inner = Arc::clone(&self.inner);
+        let listed = super::blocking(move || {
+            let live = inner.live();
+            inner.worktrees().list(|session| live.contains(&session))
+        });
+        let (listed, omitted) = listed.await?;
+        let worktrees = listed.into_iter().map(Listed::into_info).collect();
+        Ok(WorktreeList { worktrees, omitted })
+    }
+
+    /// Removes worktrees whose work is elsewhere as well.
+    ///
+    /// # Errors
+    /// When sessions cannot be listed. What hinders one worktree is said of that one.
+    pub async fn prune_worktrees(&self, request: PruneWorktrees) -> Result<PrunedWorktrees, SessionError> {
+        let inner = Arc::clone(&self.inner);
+        super::blocking(move || {
+            let worktrees = inner.worktrees();
+            let live = inner.live();
+            let all = request.session_ids.is_empty();
+            let sessions = match all {
+                true => inner.options.state.sessions()?,
+                false => request.session_ids,
+            };
+            let mut pruned = Vec::new();
+            for session in sessions {
+                let has_none = matches!(worktrees.recorded(session), Ok(None));
+                let is_live = live.contains(&session);
+                let retired = match (has_none, is_live) {
+                    (true, _) | (_, true) if all => continue,
+                    (true, _) => Err(StepError::declaration("it has no worktree")),
+                    (_, true) => Err(StepError::declaration("its session is not over")),
+                    (false, false) => worktrees.retire(session, request.force),
+                };
+                pruned.push(worktree::pruned(session, retired, &worktrees));
+            }
+            Ok(PrunedWorktrees { worktrees: pruned })
+        })
+        .await
     }
 
     /// Reads the configuration again. A file that cannot be used changes nothing.

@@ -103,7 +103,7 @@ async fn prune(inner: &Arc<Inner>) -> Result<(), StoreError> {
         });
         match done.await {
             // Of a session that was removed: it is looked at again whenever there is a look.
-            Ok(Removed::WorktreeSpared) => {
+            Ok(Removed::WorktreeSpared | Removed::NamesKept) => {
                 tracing::debug!(%removal, "its worktree has changes that are nowhere else, and stays");
             }
             Ok(_) => tracing::info!(%removal, "removed"),

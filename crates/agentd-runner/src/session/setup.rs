@@ -18,7 +18,8 @@ use super::mission::{self, Subject};
 use super::secrets::{self, Delivered, SecretStore};
 use super::state::{self, RunDir};
 use super::tools::{self, BRIDGE_FILE, CLIENT_FILE, Equipment, Whose};
-use super::{blocking, commands, home, own, workspace};
+use super::worktree::NewWorktree;
+use super::{blocking, commands, gitconfig, home, own, workspace};
 use crate::runtime::engine::{Also, Built, Engine, Environment, Program, Users};
 use agentd_config::{Agent, RuntimeKind, WorkspaceMode};
 use agentd_protocol::SessionInfo;
@@ -246,10 +247,14 @@ impl Site {
                 also: Vec::new(),
             }),
             (Some(owner), WorkspaceMode::Worktree) => {
-                let worktree = self
-                    .inner
-                    .worktrees()
-                    .put_up(self.order.info.id, &agent.name, &owner)?;
+                let worktree = self.inner.worktrees().install(&NewWorktree {
+                    session: self.order.info.id,
+                    agent: &agent.name,
+                    workspace: &owner,
+                    user: users.shown_as_agent.unwrap_or((users.host_uid, users.host_gid)),
+                    home: &options.state.home(&self.home_name),
+                    base: None,
+                })?;
                 Some(Workspace {
                     also: worktree.also(),
                     path: worktree.path,
@@ -404,6 +409,8 @@ impl Equipped {
             ))
         })?;
         run.write(CLIENT_FILE, &tools::client_config(run_dir), 0o600)?;
+        let git_config = gitconfig::text(&site.home_name, &inside);
+        run.write(gitconfig::GIT_CONFIG_FILE, git_config.as_bytes(), 0o600)?;
         let mut argv = match command {
             Some((_, work)) => work.argv.clone(),
             None => order.agent.command.clone(),

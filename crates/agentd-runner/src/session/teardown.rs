@@ -1,12 +1,14 @@
 //! Taking an environment down: the inverse of [`super::setup`], always the whole way, and as often as it is asked. It
 //! bears with what is only half there, and with what an agent left in its own directories.
 
+use super::error::StepError;
 use super::manager::Inner;
 use super::outcome::Evidence;
-use super::workspace::WorkspaceOutcome;
+use super::workspace::WorkspaceReport;
+use super::worktree::Ending;
 use super::{blocking, secrets, tree};
 use crate::runtime::engine::Engine;
-use agentd_config::WorktreePolicy;
+use agentd_config::{Agent, Uncommitted, WorktreePolicy};
 use agentd_protocol::limits::RESULT_BYTES_MAX;
 use agentd_protocol::{Json, OutputStream, SessionId, SessionInfo, SessionOutcome};
 use agentd_supervisor::dir::SessionDir;
@@ -29,8 +31,8 @@ const LOG_BYTES_MAX: u64 = 1024;
 pub(super) struct Down {
     /// The agent's result, or why it cannot be used.
     pub(super) result: Option<Result<Json, String>>,
-    /// What became of its worktree, unless that needs somebody's attention: then it is a remark.
-    pub(super) worktree: Option<String>,
+    /// What became of its worktree.
+    pub(super) worktree: Option<WorkspaceReport>,
     /// For people.
     pub(super) remarks: Vec<String>,
 }
@@ -60,21 +62,12 @@ pub(super) async fn run(
             down.result = read_result(&dir);
         }
         let completed = well && !stopped && !matches!(down.result, Some(Err(_)));
-        let policy = match (&agent, begun) {
-            // Nobody has worked there.
-            (_, false) => WorktreePolicy::Drop,
-            (Some(agent), true) => agent.worktree_policy,
-            (None, true) => WorktreePolicy::Keep,
-        };
-        match inner.worktrees().finish(id, policy, completed) {
-            Ok(Some(report)) if report.outcome == WorkspaceOutcome::Conflict => {
-                down.remarks.push(report.message);
+        match worktree(&inner, id, agent.as_ref(), begun, completed) {
+            Ok(report) => down.worktree = report,
+            Err(error) => {
+                let message = format!("its worktree was left as it is: {error}");
+                down.remarks.push(message);
             }
-            Ok(Some(report)) => down.worktree = begun.then_some(report.message),
-            Ok(None) => {}
-            Err(error) => down
-                .remarks
-                .push(format!("its worktree was left as it is: {error}")),
         }
         inner.point("teardown.worktree");
         let secrets = secrets::take_down(state, id);
@@ -94,6 +87,26 @@ pub(super) async fn run(
     down.result = rest.result;
     down.worktree = rest.worktree;
     down
+}
+
+/// Does with a worktree what its agent's declaration says.
+fn worktree(
+    inner: &Inner,
+    id: SessionId,
+    agent: Option<&Agent>,
+    begun: bool,
+    completed: bool,
+) -> Result<Option<WorkspaceReport>, StepError> {
+    if !begun {
+        return inner.worktrees().discard(id).map(|()| None);
+    }
+    let ending = Ending {
+        // That of an agent that is declared no more stays.
+        policy: agent.map_or(WorktreePolicy::Keep, |agent| agent.worktree_policy),
+        completed,
+        commit_changes: agent.is_some_and(|agent| agent.uncommitted == Uncommitted::Commit),
+    };
+    inner.worktrees().finish(id, ending)
 }
 
 /// Removes an environment whose agent never began.

@@ -3,7 +3,7 @@
 use super::error::StepError;
 use super::state;
 use super::tree::{Budget, Progress};
-use super::worktree::{Worktree, WorktreeState, Worktrees};
+use super::worktree::{Worktree, Worktrees, kept_commits, kept_files};
 use super::{secrets, tree};
 use agentd_protocol::SessionId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -225,8 +225,8 @@ pub enum Removed {
     Gone,
     /// It is gone but for a worktree with changes that are nowhere else.
     WorktreeSpared,
-    /// It is gone but for the commits of a branch, which are in its repository.
-    BranchKept,
+    /// It is gone but for commits that are on no other branch, under names in its repository.
+    NamesKept,
     /// The budget ran out; the same again goes on.
     More,
 }
@@ -237,17 +237,8 @@ pub fn kept(removed: Removed, worktree: Option<&Worktree>) -> Option<String> {
     match (removed, worktree) {
         (Removed::Gone | Removed::More, _) => None,
         (_, None) => Some("its worktree, whose record cannot be read".into()),
-        (Removed::WorktreeSpared, Some(worktree)) => Some(format!(
-            "its worktree {}, which has changes that are not committed (`git -C {} worktree remove --force {}` drops them)",
-            worktree.path.display(),
-            worktree.repository.display(),
-            worktree.path.display()
-        )),
-        (Removed::BranchKept, Some(worktree)) => Some(format!(
-            "its branch {} in {}, which is not merged",
-            worktree.branch,
-            worktree.repository.display()
-        )),
+        (Removed::WorktreeSpared, Some(worktree)) => Some(kept_files(worktree)),
+        (Removed::NamesKept, Some(worktree)) => Some(kept_commits(worktree)),
     }
 }
 
@@ -276,20 +267,19 @@ pub fn carry_out(
             if state::is_locked(&dir)? {
                 return Err(StepError::machine(format!("session {id} lives after all")));
             }
-            let state = if removal.spare_worktree {
-                None
-            } else {
-                Some(worktrees.retire(id)?)
-            };
-            match state {
-                None | Some(WorktreeState::Uncommitted) => {
-                    Ok(gone(worktrees.spare(id, budget)?, Removed::WorktreeSpared))
-                }
-                Some(WorktreeState::Committed) => {
-                    Ok(gone(tree::remove(dir.root(), budget)?, Removed::BranchKept))
-                }
-                Some(WorktreeState::Merged | WorktreeState::Gone) => {
-                    Ok(gone(tree::remove(dir.root(), budget)?, Removed::Gone))
+            if removal.spare_worktree {
+                return Ok(gone(worktrees.spare(id, budget)?, Removed::WorktreeSpared));
+            }
+            worktrees.retire(id, false)?;
+            // The record stays for as long as there is something to tell of.
+            match worktrees.recorded(id)? {
+                None => Ok(gone(tree::remove(dir.root(), budget)?, Removed::Gone)),
+                Some(worktree) => {
+                    let kept = match worktree.path.exists() {
+                        true => Removed::WorktreeSpared,
+                        false => Removed::NamesKept,
+                    };
+                    Ok(gone(worktrees.spare(id, budget)?, kept))
                 }
             }
         }

@@ -3,10 +3,13 @@
 use super::support::{OTHER, Place, agent, is_root, session};
 use agentd_config::WorktreePolicy::{Drop, Keep, Merge};
 use agentd_protocol::SessionId;
-use agentd_runner::runtime::engine::Owner;
+use agentd_runner::runtime::engine::{Also, Owner};
+use agentd_runner::session::error::StepError;
 use agentd_runner::session::git::Git;
 use agentd_runner::session::workspace::{self, WorkspaceOutcome, WorkspaceReport};
-use agentd_runner::session::worktree::{Worktree, WorktreeState, Worktrees, branch_name};
+use agentd_runner::session::worktree::{
+    Ending, NewWorktree, Worktree, WorktreeState, Worktrees, branch_name,
+};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -14,12 +17,20 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+pub(crate) fn ending(policy: agentd_config::WorktreePolicy) -> Ending {
+    Ending {
+        policy,
+        completed: true,
+        commit_changes: false,
+    }
+}
+
 /// A repository with one commit, and an agentd beside it.
 pub(crate) struct Scene {
     pub(crate) place: Place,
-    repository: PathBuf,
-    git: Git,
-    user: u32,
+    pub(crate) repository: PathBuf,
+    pub(crate) git: Git,
+    pub(crate) user: u32,
 }
 
 impl Scene {
@@ -27,7 +38,7 @@ impl Scene {
         Self::of(nix::unistd::geteuid().as_raw())
     }
 
-    fn of(user: u32) -> Self {
+    pub(crate) fn of(user: u32) -> Self {
         let place = Place::new();
         let repository = place.root.path().canonicalize().unwrap().join("repository");
         fs::create_dir(&repository).unwrap();
@@ -35,12 +46,12 @@ impl Scene {
         let scene = Self {
             place,
             repository,
-            git: Git {
-                program: "git".into(),
-                path: "/usr/bin:/bin".into(),
-                timeout: Duration::from_secs(60),
-                user: None,
-            },
+            git: Git::new(
+                "git".into(),
+                "/usr/bin:/bin".into(),
+                Duration::from_secs(60),
+                None,
+            ),
             user,
         };
         scene.own(&["init", "--quiet", "-b", "main"]);
@@ -56,7 +67,7 @@ impl Scene {
         }
     }
 
-    fn command(&self, at: &Path, program: &str, arguments: &[&str]) -> String {
+    pub(crate) fn command(&self, at: &Path, program: &str, arguments: &[&str]) -> String {
         let mut command = Command::new(program);
         command
             .args(arguments)
@@ -83,15 +94,15 @@ impl Scene {
         String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
     }
 
-    fn at(&self, at: &Path, arguments: &[&str]) -> String {
+    pub(crate) fn at(&self, at: &Path, arguments: &[&str]) -> String {
         self.command(at, "git", arguments)
     }
 
-    fn own(&self, arguments: &[&str]) -> String {
+    pub(crate) fn own(&self, arguments: &[&str]) -> String {
         self.at(&self.repository, arguments)
     }
 
-    fn put(&self, at: &Path, name: &str, text: &str) {
+    pub(crate) fn put(&self, at: &Path, name: &str, text: &str) {
         let script = "mkdir -p \"$(dirname \"$1\")\" && printf %s \"$2\" > \"$1\"";
         self.command(at, "/bin/sh", &["-c", script, "sh", name, text]);
     }
@@ -107,41 +118,65 @@ impl Scene {
         fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
     }
 
-    fn commit(&self, at: &Path, message: &str) {
+    pub(crate) fn commit(&self, at: &Path, message: &str) {
         self.at(at, &["add", "--all"]);
         self.at(at, &["commit", "--quiet", "--no-verify", "-m", message]);
     }
 
-    pub(crate) fn put_up(&self) -> (SessionId, Worktree) {
+    pub(crate) fn made(&self) -> (SessionId, Worktree) {
         let id = session();
         self.place.dirs.make_session(id).unwrap();
-        let worktree = self.worktrees().put_up(id, "reviewer", &self.owner()).unwrap();
+        let worktree = self.install(&self.worktrees(), id, &self.owner()).unwrap();
         (id, worktree)
     }
 
-    fn owner(&self) -> Owner {
+    pub(crate) fn install(
+        &self,
+        worktrees: &Worktrees<'_>,
+        session: SessionId,
+        workspace: &Owner,
+    ) -> Result<Worktree, StepError> {
+        worktrees.install(&NewWorktree {
+            session,
+            agent: "reviewer",
+            workspace,
+            user: (workspace.uid, workspace.gid),
+            home: Path::new("/nonexistent"),
+            base: None,
+        })
+    }
+
+    pub(crate) fn owner(&self) -> Owner {
         let mut agent = agent();
         agent.workspace = Some(self.repository.clone());
         workspace::find(&agent).unwrap().unwrap()
     }
 
-    fn finish(&self, id: SessionId, policy: agentd_config::WorktreePolicy) -> WorkspaceReport {
-        self.worktrees().finish(id, policy, true).unwrap().unwrap()
+    pub(crate) fn finish(&self, id: SessionId, policy: agentd_config::WorktreePolicy) -> WorkspaceReport {
+        self.worktrees().finish(id, ending(policy)).unwrap().unwrap()
     }
 
-    fn branches(&self) -> Vec<String> {
+    /// Removes a worktree and what is kept of it, first its files and then the names.
+    pub(crate) fn forget(&self, id: SessionId) {
+        for _ in 0..2 {
+            self.worktrees().retire(id, true).unwrap();
+        }
+        assert_eq!(self.worktrees().recorded(id).unwrap(), None);
+    }
+
+    pub(crate) fn branches(&self) -> Vec<String> {
         self.own(&["branch", "--format=%(refname:short)"])
             .lines()
             .map(str::to_owned)
             .collect()
     }
 
-    fn read(&self, name: &str) -> String {
+    pub(crate) fn read(&self, name: &str) -> String {
         fs::read_to_string(self.repository.join(name)).unwrap()
     }
 
     /// Nothing is left of worktrees, and what the user has is in order.
-    fn assert_clean(&self) {
+    pub(crate) fn assert_clean(&self) {
         assert_eq!(self.branches(), ["main"]);
         assert_eq!(
             self.own(&["worktree", "list", "--porcelain"])
@@ -157,7 +192,7 @@ impl Scene {
 #[test]
 fn a_worktree_is_made_from_what_is_checked_out_and_dropped_without_a_trace() {
     let scene = Scene::new();
-    let (id, worktree) = scene.put_up();
+    let (id, worktree) = scene.made();
     assert_eq!(
         fs::read_to_string(worktree.path.join("file")).unwrap(),
         "one\ntwo\nthree\n"
@@ -168,29 +203,25 @@ fn a_worktree_is_made_from_what_is_checked_out_and_dropped_without_a_trace() {
         branch_name("reviewer", id)
     );
     assert_eq!(worktree.base_branch.as_deref(), Some("main"));
-    // All of the repository may be read, and what a commit writes may be written.
-    let also = worktree.also();
-    let git = scene.repository.join(".git");
-    let writable: Vec<_> = also.iter().filter(|also| also.writable).collect();
-    let places = ["objects", "refs", "logs", "worktrees/worktree"].map(|name| git.join(name));
-    assert_eq!(
-        writable.iter().map(|also| &also.path).collect::<Vec<_>>(),
-        places.iter().collect::<Vec<_>>()
-    );
-    assert!(also[0].path == git && !also[0].writable);
+    // Of the repository its objects may be read, and nothing written.
+    let objects = Also {
+        path: scene.repository.join(".git/objects"),
+        writable: false,
+    };
+    assert_eq!(worktree.also(), [objects]);
     assert_eq!(scene.worktrees().recorded(id).unwrap(), Some(worktree.clone()));
-    scene.put(&worktree.path, "untracked", "x");
     scene.place.dirs.make_session(id).unwrap_err();
     assert_eq!(scene.finish(id, Drop).outcome, WorkspaceOutcome::Dropped);
     assert!(!worktree.path.exists());
     scene.assert_clean();
-    assert_eq!(scene.worktrees().finish(id, Drop, true).unwrap(), None);
+    assert_eq!(scene.own(&["for-each-ref", "refs/agentd"]), "");
+    assert_eq!(scene.worktrees().finish(id, ending(Drop)).unwrap(), None);
 }
 
 #[test]
 fn commits_are_merged_by_moving_the_branch_with_its_files() {
     let scene = Scene::new();
-    let (id, worktree) = scene.put_up();
+    let (id, worktree) = scene.made();
     scene.put(&worktree.path, "dir/new", "new");
     scene.put(&worktree.path, "file", "one\n2\nthree\n");
     scene.commit(&worktree.path, "work");
@@ -207,8 +238,8 @@ fn commits_are_merged_by_moving_the_branch_with_its_files() {
 #[test]
 fn two_sides_that_agree_become_a_merge_commit_and_two_that_do_not_stay() {
     let scene = Scene::new();
-    let (agreeing, first) = scene.put_up();
-    let (conflicting, second) = scene.put_up();
+    let (agreeing, first) = scene.made();
+    let (conflicting, second) = scene.made();
     scene.put(&first.path, "other", "x");
     scene.commit(&first.path, "other");
     scene.put(&second.path, "file", "one\nSECOND\nthree\n");
@@ -228,7 +259,8 @@ fn two_sides_that_agree_become_a_merge_commit_and_two_that_do_not_stay() {
     let before = scene.own(&["rev-parse", "main"]);
     let report = scene.finish(conflicting, Merge);
     assert_eq!(report.outcome, WorkspaceOutcome::Conflict, "{}", report.message);
-    assert!(report.message.contains(&second.branch));
+    assert_eq!(report.branch.as_ref(), Some(&second.branch));
+    assert!(report.message.contains(&format!("git merge {}", second.branch)));
     assert_eq!(scene.own(&["rev-parse", "main"]), before);
     assert_eq!(scene.read("file"), "one\nUSER\nthree\n");
     assert_eq!(scene.own(&["status", "--porcelain"]), "");
@@ -239,17 +271,17 @@ fn two_sides_that_agree_become_a_merge_commit_and_two_that_do_not_stay() {
         WorkspaceOutcome::Conflict
     );
     assert_eq!(
-        scene.worktrees().look(conflicting).unwrap(),
-        Some(WorktreeState::Committed)
+        scene.worktrees().look(conflicting).unwrap().unwrap().state,
+        WorktreeState::Committed
     );
-    scene.finish(conflicting, Drop);
+    scene.forget(conflicting);
     scene.assert_clean();
 }
 
 #[test]
 fn a_branch_that_is_checked_out_nowhere_is_merged_without_any_files() {
     let scene = Scene::new();
-    let (id, worktree) = scene.put_up();
+    let (id, worktree) = scene.made();
     scene.put(&worktree.path, "new", "x");
     scene.commit(&worktree.path, "work");
     scene.own(&["checkout", "--quiet", "-b", "elsewhere"]);
@@ -265,15 +297,18 @@ fn nothing_that_is_not_committed_is_ever_lost() {
     let scene = Scene::new();
     // In the worktree: changed, and new.
     for name in ["file", "new"] {
-        let (id, worktree) = scene.put_up();
+        let (id, worktree) = scene.made();
         scene.put(&worktree.path, name, "precious");
         let report = scene.finish(id, Merge);
         assert_eq!(report.outcome, WorkspaceOutcome::Kept);
         assert!(report.message.contains("not committed"), "{}", report.message);
         assert_eq!(fs::read_to_string(worktree.path.join(name)).unwrap(), "precious");
-        assert_eq!(scene.worktrees().retire(id).unwrap(), WorktreeState::Uncommitted);
+        assert_eq!(
+            scene.worktrees().retire(id, false).unwrap().state,
+            WorktreeState::Uncommitted
+        );
         assert!(worktree.path.exists());
-        scene.finish(id, Drop);
+        scene.forget(id);
     }
     // In the user's checkout: changed, staged, in the way, ignored and in the way, under way.
     let hindrances: [(&str, &[&str]); 5] = [
@@ -287,7 +322,7 @@ fn nothing_that_is_not_committed_is_ever_lost() {
         ("touch .git/MERGE_HEAD", &["under way"]),
     ];
     for (script, expected) in hindrances {
-        let (id, worktree) = scene.put_up();
+        let (id, worktree) = scene.made();
         scene.put(&worktree.path, "new", "theirs");
         scene.put(&worktree.path, "file", "theirs");
         scene.commit(&worktree.path, "work");
@@ -311,10 +346,10 @@ fn nothing_that_is_not_committed_is_ever_lost() {
         scene.own(&["reset", "--quiet", "--hard"]);
         scene.own(&["clean", "-fdxq"]);
         assert_eq!(
-            scene.worktrees().look(id).unwrap(),
-            Some(WorktreeState::Committed)
+            scene.worktrees().look(id).unwrap().unwrap().state,
+            WorktreeState::Committed
         );
-        scene.finish(id, Drop);
+        scene.forget(id);
     }
     scene.assert_clean();
 }
@@ -322,26 +357,42 @@ fn nothing_that_is_not_committed_is_ever_lost() {
 #[test]
 fn without_a_commit_or_without_completion_nothing_is_merged() {
     let scene = Scene::new();
-    let (id, _) = scene.put_up();
+    let (id, _) = scene.made();
     assert_eq!(scene.finish(id, Merge).outcome, WorkspaceOutcome::Unchanged);
     scene.assert_clean();
-    let (id, worktree) = scene.put_up();
+    let (id, worktree) = scene.made();
     scene.put(&worktree.path, "new", "x");
     scene.commit(&worktree.path, "work");
-    let report = scene.worktrees().finish(id, Merge, false).unwrap().unwrap();
+    let report = scene
+        .worktrees()
+        .finish(
+            id,
+            Ending {
+                completed: false,
+                ..ending(Merge)
+            },
+        )
+        .unwrap()
+        .unwrap();
     assert_eq!(report.outcome, WorkspaceOutcome::Kept);
     assert!(!scene.repository.join("new").exists());
     assert!(scene.worktrees().recorded(id).unwrap().unwrap().kept);
     // Kept, then merged by people: nothing is left to be lost.
     scene.own(&["merge", "--quiet", &worktree.branch]);
-    assert_eq!(scene.worktrees().retire(id).unwrap(), WorktreeState::Merged);
+    assert_eq!(
+        scene.worktrees().retire(id, false).unwrap().state,
+        WorktreeState::Merged
+    );
     scene.assert_clean();
     // Kept, and not merged: the commits stay on their branch.
-    let (id, worktree) = scene.put_up();
+    let (id, worktree) = scene.made();
     scene.put(&worktree.path, "more", "x");
     scene.commit(&worktree.path, "work");
     assert_eq!(scene.finish(id, Keep).outcome, WorkspaceOutcome::Kept);
-    assert_eq!(scene.worktrees().retire(id).unwrap(), WorktreeState::Committed);
+    assert_eq!(
+        scene.worktrees().retire(id, false).unwrap().state,
+        WorktreeState::Committed
+    );
     assert!(!worktree.path.exists());
     assert_eq!(scene.own(&["show", &format!("{}:more", worktree.branch)]), "x");
 }
@@ -352,7 +403,7 @@ fn a_repository_cannot_make_us_run_anything() {
     let trap = scene.place.root.path().join("trap");
     fs::create_dir(&trap).unwrap();
     fs::set_permissions(&trap, PermissionsExt::from_mode(0o777)).unwrap();
-    let (id, worktree) = scene.put_up();
+    let (id, worktree) = scene.made();
     // Hooks, filters, monitors, drivers, programs: all that git would run.
     let sprung = |name: &str| format!("touch {}/{name}; cat", trap.display());
     let git_dir = scene.repository.join(".git");
@@ -423,7 +474,7 @@ fn a_repository_cannot_make_us_run_anything() {
     fs::write(git_dir.join("info/attributes"), "* filter=x merge=x diff=x\n").unwrap();
     let report = scene.finish(id, Merge);
     assert_eq!(report.outcome, WorkspaceOutcome::Merged, "{}", report.message);
-    let (id, worktree) = scene.put_up();
+    let (id, worktree) = scene.made();
     assert_eq!(
         fs::read_to_string(worktree.path.join("file")).unwrap(),
         "one\nagent\nthree\n"
@@ -441,7 +492,7 @@ fn files_that_go_through_a_filter_are_not_written_into_a_checkout_without_it() {
     let scene = Scene::new();
     scene.put(&scene.repository, ".gitattributes", "*.big filter=lfs\n");
     scene.commit(&scene.repository, "attributes");
-    let (id, worktree) = scene.put_up();
+    let (id, worktree) = scene.made();
     scene.put(&worktree.path, "x.big", "pointer");
     scene.commit(&worktree.path, "big");
     let report = scene.finish(id, Merge);
@@ -458,13 +509,13 @@ fn what_an_agent_does_to_its_worktree_hinders_nobody() {
     fs::write(other.join("kept"), "").unwrap();
     let tricks: [&str; 5] = [
         "rm -rf ./* .git",
-        "printf 'gitdir: /nonexistent' > .git",
-        "rm .git && mkfifo .git",
+        "rm -rf .git && printf 'gitdir: /nonexistent' > .git",
+        "rm -rf .git && mkfifo .git",
         "git checkout --quiet --detach && git branch --quiet -D $(git for-each-ref --format='%(refname:short)' refs/heads/agentd)",
         "rm -rf .git && git init --quiet . && git commit --quiet --allow-empty -m mine",
     ];
     for trick in tricks {
-        let (id, worktree) = scene.put_up();
+        let (id, worktree) = scene.made();
         std::os::unix::fs::symlink(&other, worktree.path.join("link")).unwrap();
         scene.command(&worktree.path, "/bin/sh", &["-c", trick]);
         let mut quick = scene.git.clone();
@@ -473,11 +524,11 @@ fn what_an_agent_does_to_its_worktree_hinders_nobody() {
             dirs: &scene.place.dirs,
             git: &quick,
         };
-        // It may be kept or refused, but nothing is merged, and it can be dropped.
-        if let Ok(report) = worktrees.finish(id, Merge, true) {
+        // It may be kept or refused, but nothing is merged, and it can be removed.
+        if let Ok(report) = worktrees.finish(id, ending(Merge)) {
             assert_eq!(report.unwrap().outcome, WorkspaceOutcome::Kept, "{trick}");
         }
-        scene.finish(id, Drop);
+        scene.forget(id);
         assert!(!worktree.path.exists(), "{trick}");
         scene.assert_clean();
     }
@@ -491,7 +542,7 @@ fn many_sessions_make_and_drop_worktrees_of_one_repository_at_once() {
         for _ in 0..8 {
             scope.spawn(|| {
                 for _ in 0..2 {
-                    let (id, worktree) = scene.put_up();
+                    let (id, worktree) = scene.made();
                     assert!(worktree.path.join("file").exists());
                     scene.finish(id, Drop);
                 }
@@ -508,7 +559,7 @@ fn sessions_that_end_together_are_all_merged() {
         for number in 0..6 {
             let scene = &scene;
             scope.spawn(move || {
-                let (id, worktree) = scene.put_up();
+                let (id, worktree) = scene.made();
                 let name = format!("by-{number}");
                 scene.put(&worktree.path, &name, "x");
                 scene.commit(&worktree.path, &name);
@@ -526,7 +577,7 @@ fn sessions_that_end_together_are_all_merged() {
 #[test]
 fn what_the_index_remembers_may_be_out_of_date() {
     let scene = Scene::new();
-    let (id, worktree) = scene.put_up();
+    let (id, worktree) = scene.made();
     scene.put(&worktree.path, "file", "one\n2\nthree\n");
     scene.commit(&worktree.path, "work");
     // As a restored backup has it: another file with the same content.
@@ -543,39 +594,30 @@ fn a_set_up_that_was_killed_at_any_point_is_taken_down() {
     let scene = Scene::new();
     let common = scene.repository.join(".git");
     // All that set-up makes, in its order; each case has what was made before it was killed.
-    let whole = scene.put_up();
-    for undone in 0..4 {
-        let (id, worktree) = scene.put_up();
-        let remove = |step: u32| undone >= step;
-        if remove(1) {
-            fs::remove_file(worktree.path.join("file")).unwrap();
-        }
-        if remove(2) {
-            scene.at(
-                &common,
-                &[
-                    "worktree",
-                    "remove",
-                    "--force",
-                    "--force",
-                    worktree.path.to_str().unwrap(),
-                ],
-            );
-        }
-        if remove(3) {
-            scene.own(&["branch", "--quiet", "-D", &worktree.branch]);
+    let whole = scene.made();
+    let parts = ["file", ".git/index", ".git/info", ".git/packed-refs", ".git", ""];
+    for undone in 0..=parts.len() {
+        let (id, worktree) = scene.made();
+        for part in &parts[..undone] {
+            let path = worktree.path.join(part);
+            let removed = if path.is_dir() {
+                fs::remove_dir_all(path)
+            } else {
+                fs::remove_file(path)
+            };
+            removed.unwrap();
         }
         fs::create_dir_all(scene.place.dirs.session(id).root().join("view/objects")).unwrap();
-        scene.worktrees().drop_all(id).unwrap();
-        scene.worktrees().drop_all(id).unwrap();
+        scene.worktrees().discard(id).unwrap();
+        scene.worktrees().discard(id).unwrap();
         assert_eq!(scene.worktrees().recorded(id).unwrap(), None);
         assert!(!worktree.path.exists());
     }
-    scene.worktrees().drop_all(whole.0).unwrap();
+    scene.worktrees().discard(whole.0).unwrap();
     scene.assert_clean();
     // The repository is no longer one that git knows, or one that it can read.
     for trick in ["rm .git/HEAD", "rm .git/HEAD && mkfifo .git/HEAD"] {
-        let (id, worktree) = scene.put_up();
+        let (id, worktree) = scene.made();
         let head = fs::read(common.join("HEAD")).unwrap();
         scene.command(&scene.repository, "/bin/sh", &["-c", trick]);
         let mut quick = scene.git.clone();
@@ -584,24 +626,28 @@ fn a_set_up_that_was_killed_at_any_point_is_taken_down() {
             dirs: &scene.place.dirs,
             git: &quick,
         };
-        worktrees.drop_all(id).unwrap();
+        worktrees.discard(id).unwrap();
         assert!(!worktree.path.exists(), "{trick}");
         fs::remove_file(common.join("HEAD")).unwrap_or_default();
         fs::write(common.join("HEAD"), head).unwrap();
     }
     // The repository itself is gone.
-    let (id, worktree) = scene.put_up();
+    let (id, worktree) = scene.made();
     fs::remove_dir_all(&scene.repository).unwrap();
-    scene.worktrees().drop_all(id).unwrap();
+    scene.worktrees().discard(id).unwrap();
     assert!(!worktree.path.exists());
 }
 
 #[test]
 fn a_merge_that_was_killed_between_files_and_branch_is_finished() {
     let scene = Scene::new();
-    let (id, worktree) = scene.put_up();
+    let (id, worktree) = scene.made();
     scene.put(&worktree.path, "new", "x");
     scene.commit(&worktree.path, "work");
+    scene.put(&scene.repository, ".git/MERGE_HEAD", "");
+    let report = scene.finish(id, Merge);
+    assert_eq!(report.outcome, WorkspaceOutcome::Kept, "{}", report.message);
+    fs::remove_file(scene.repository.join(".git/MERGE_HEAD")).unwrap();
     let tip = scene.own(&["rev-parse", &worktree.branch]);
     scene.own(&["read-tree", "-m", "-u", "main", &tip]);
     let report = scene.finish(id, Merge);
@@ -620,7 +666,10 @@ fn what_cannot_have_worktrees_is_refused_with_the_reason() {
             path,
             ..scene.owner()
         };
-        scene.worktrees().put_up(id, "a", &owner).unwrap_err().to_string()
+        scene
+            .install(&scene.worktrees(), id, &owner)
+            .unwrap_err()
+            .to_string()
     };
     let root = scene.place.root.path().canonicalize().unwrap();
     fs::create_dir(root.join("plain")).unwrap();
@@ -638,7 +687,10 @@ fn what_cannot_have_worktrees_is_refused_with_the_reason() {
         dirs: &scene.place.dirs,
         git: &absent,
     };
-    let error = worktrees.put_up(id, "a", &scene.owner()).unwrap_err().to_string();
+    let error = scene
+        .install(&worktrees, id, &scene.owner())
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("/nonexistent/git"), "{error}");
     let mut agent = agent();
     agent.workspace = Some(root.join("nowhere"));
@@ -684,7 +736,10 @@ fn a_git_that_hangs_is_ended() {
         dirs: &scene.place.dirs,
         git: &slow,
     };
-    let error = worktrees.put_up(id, "a", &scene.owner()).unwrap_err().to_string();
+    let error = scene
+        .install(&worktrees, id, &scene.owner())
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("longer than"), "{error}");
 }
 
@@ -694,7 +749,7 @@ fn root_is_the_repositorys_owner_before_it_runs_git() {
         return;
     }
     let scene = Scene::of(OTHER);
-    let (id, worktree) = scene.put_up();
+    let (id, worktree) = scene.made();
     let owners = scene.command(
         Path::new("/"),
         "find",

@@ -6,6 +6,7 @@
 #[path = "../support/agent.rs"]
 mod agent;
 mod git;
+mod git_work;
 mod home;
 mod mission;
 mod own;

@@ -1,6 +1,6 @@
 //! What is removed of sessions that are over.
 
-use super::git::Scene;
+use super::git::{Scene, ending};
 use super::support::{Place, session};
 use agentd_config::WorktreePolicy::Keep;
 use agentd_protocol::SessionId;
@@ -156,9 +156,9 @@ fn orphans_and_their_secrets_are_removed_and_what_is_locked_is_not() {
 fn of_a_kept_worktree_what_is_nowhere_else_stays() {
     let scene = Scene::new();
     let worktrees = scene.worktrees();
-    let (id, worktree) = scene.put_up();
+    let (id, worktree) = scene.made();
     fs::write(worktree.path.join("precious"), "x").unwrap();
-    worktrees.finish(id, Keep, true).unwrap();
+    worktrees.finish(id, ending(Keep)).unwrap();
     let dir = scene.place.dirs.session(id);
     fs::write(dir.spec(), "{}").unwrap();
     let removal = plan(
@@ -182,7 +182,7 @@ fn of_a_kept_worktree_what_is_nowhere_else_stays() {
 fn a_worktree_whose_record_is_damaged_stays() {
     let scene = Scene::new();
     let worktrees = scene.worktrees();
-    let (id, worktree) = scene.put_up();
+    let (id, worktree) = scene.made();
     fs::write(scene.place.dirs.session(id).root().join("worktree.json"), "{").unwrap();
     let removal = plan(
         NOW,

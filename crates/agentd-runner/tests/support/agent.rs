@@ -1,6 +1,6 @@
 //! An agent of which nothing is declared, for tests to say what matters to them.
 
-use agentd_config::{Agent, Network, RuntimeKind, ToolPatterns, WorkspaceMode, WorktreePolicy};
+use agentd_config::{Agent, Network, RuntimeKind, ToolPatterns, Uncommitted, WorkspaceMode, WorktreePolicy};
 use std::collections::BTreeMap;
 
 pub(crate) fn plain_agent() -> Agent {
@@ -16,6 +16,8 @@ pub(crate) fn plain_agent() -> Agent {
         workspace: None,
         workspace_mode: WorkspaceMode::Directory,
         worktree_policy: WorktreePolicy::Keep,
+        uncommitted: Uncommitted::Keep,
+        on_unmerged: None,
         workdir: None,
         allow_root_workspace: false,
         credentials: Vec::new(),

@@ -197,6 +197,7 @@ fn content(machine: Machine<'_>) -> String {
 # workspace = "~/src/project"           # what it works on
 # workspace_mode = "worktree"           # directory | worktree: a git worktree for each session
 # worktree_policy = "keep"              # keep | merge | drop
+# uncommitted = "keep"                  # keep | commit: what the agent did not commit itself
 # credentials = ["TOKEN", {{ name = "API_KEY", env = "API_KEY" }}]   # files; as a variable only where it says so
 # context = ["~/notes"]                 # read-only
 # skills = ["~/skills/review"]

@@ -23,6 +23,7 @@ mod sessions;
 mod task;
 pub(crate) mod values;
 mod worker;
+mod worktrees;
 
 use crate::console::{ColorChoice, Console, Tone, one_line};
 use crate::failure::{Exit, Failure};
@@ -83,6 +84,7 @@ pub(crate) enum Command {
     Daemon(daemon::DaemonArgs),
     Run(run::RunArgs),
     Sessions(sessions::SessionsArgs),
+    Worktrees(worktrees::WorktreesArgs),
     Agents(agents::AgentsArgs),
     Reload(reload::ReloadArgs),
     #[command(subcommand)]
@@ -257,6 +259,7 @@ impl Command {
         match self {
             Self::Run(args) => Box::pin(args.run(context)).await,
             Self::Sessions(args) => Box::pin(args.run(context)).await,
+            Self::Worktrees(args) => args.run(context).await,
             Self::Agents(args) => args.run(context).await,
             Self::Reload(args) => args.run(context).await,
             Self::Task(command) => command.run(context).await,

@@ -4,9 +4,12 @@ use crate::settings::{Environment, Settings};
 use agentd_api::{Sessions as Asked, SessionsError, SessionsResult};
 use agentd_config::RuntimeKind;
 use agentd_protocol::SessionInfo;
-use agentd_protocol::requests::{ListSessions, NoParams, ReadTranscript, RunAgent, SessionRef, StopSession};
+use agentd_protocol::requests::{
+    ListSessions, NoParams, PruneWorktrees, ReadTranscript, RunAgent, SessionRef, StopSession,
+};
 use agentd_protocol::results::{
-    AgentList, Ok as Done, QueuedSession, Reloaded, RemovedSession, SessionList, TranscriptPage,
+    AgentList, Ok as Done, PrunedWorktrees, QueuedSession, Reloaded, RemovedSession, SessionList,
+    TranscriptPage, WorktreeList,
 };
 use agentd_runner::inside::{install_bridge, install_init};
 use agentd_runner::runtime::Runtimes;
@@ -81,12 +84,7 @@ pub(crate) async fn start(
         },
         instance: instance.id,
         clock: Arc::new(SystemClock::default()),
-        git: Git {
-            program: "git".into(),
-            path: environment.get("PATH").map(Into::into).unwrap_or_default(),
-            timeout: GIT_TIMEOUT,
-            user: None,
-        },
+        git: git(environment),
         tools: ToolsOptions {
             agentd: vec![program_text(&program)?],
             socket: settings.socket.clone(),
@@ -100,6 +98,13 @@ pub(crate) async fn start(
         },
     };
     Sessions::start(options).await.map_err(|error| error.to_string())
+}
+
+/// Git as sessions run it, and as `check` asks it.
+pub(crate) fn git(environment: &Environment) -> Git {
+    let path = environment.get("PATH").map(Into::into).unwrap_or_default();
+    let home = environment.get("HOME").map(PathBuf::from);
+    Git::new("git".into(), path, GIT_TIMEOUT, home)
 }
 
 fn program_text(program: &Path) -> Result<String, String> {
@@ -203,6 +208,14 @@ impl Asked for Served {
 
     fn remove(&self, params: SessionRef) -> BoxFuture<'_, SessionsResult<RemovedSession>> {
         Box::pin(async move { self.sessions.remove(params).await.map_err(said) })
+    }
+
+    fn worktrees(&self) -> BoxFuture<'_, SessionsResult<WorktreeList>> {
+        Box::pin(async { self.sessions.worktrees().await.map_err(said) })
+    }
+
+    fn prune_worktrees(&self, params: PruneWorktrees) -> BoxFuture<'_, SessionsResult<PrunedWorktrees>> {
+        Box::pin(async move { self.sessions.prune_worktrees(params).await.map_err(said) })
     }
 
     fn transcript(&self, params: ReadTranscript) -> BoxFuture<'_, SessionsResult<TranscriptPage>> {

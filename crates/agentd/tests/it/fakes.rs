@@ -2,9 +2,12 @@
 
 use crate::support::{PATIENCE, Running, TestEnvironment, code, shown, until};
 use agentd_api::{Server, ServerOptions, Sessions, SessionsError, SessionsResult};
-use agentd_protocol::requests::{ListSessions, ReadTranscript, RunAgent, SessionRef, StopSession};
+use agentd_protocol::requests::{
+    ListSessions, PruneWorktrees, ReadTranscript, RunAgent, SessionRef, StopSession,
+};
 use agentd_protocol::results::{
-    AgentList, Ok as Done, QueuedSession, Reloaded, RemovedSession, SessionList, TranscriptPage,
+    AgentList, Ok as Done, PrunedWorktrees, QueuedSession, Reloaded, RemovedSession, SessionList,
+    TranscriptPage, WorktreeList,
 };
 use agentd_protocol::{
     AgentInfo, OutcomeReason, OutputStream, RuntimeCapabilities, SessionId, SessionInfo, SessionOutcome,
@@ -254,6 +257,14 @@ impl Sessions for Fakes {
             sessions.retain(|session| session.info.id != params.session_id);
             Ok(RemovedSession { ok: true, kept: None })
         })
+    }
+
+    fn worktrees(&self) -> BoxFuture<'_, SessionsResult<WorktreeList>> {
+        Box::pin(async { Err(SessionsError::Unsupported("fakes have no worktrees".into())) })
+    }
+
+    fn prune_worktrees(&self, _: PruneWorktrees) -> BoxFuture<'_, SessionsResult<PrunedWorktrees>> {
+        Box::pin(async { Err(SessionsError::Unsupported("fakes have no worktrees".into())) })
     }
 
     fn transcript(&self, params: ReadTranscript) -> BoxFuture<'_, SessionsResult<TranscriptPage>> {

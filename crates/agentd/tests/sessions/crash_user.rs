@@ -24,16 +24,16 @@ const ESCAPES: &str = r#"
     until [ -s "$HOME/escaped" ]; do sleep 0.02; done
     cat "$HOME/escaped""#;
 
-struct User {
-    env: TestEnvironment,
-    uid: u32,
-    gid: u32,
+pub(crate) struct User {
+    pub(crate) env: TestEnvironment,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
     program: PathBuf,
     podman: Vec<String>,
 }
 
 impl User {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let user = nix::unistd::User::from_name(USER).unwrap();
         let user = user.expect("the user agentd-test is missing: run scripts/setup.sh test");
         let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
@@ -82,7 +82,7 @@ impl User {
     }
 
     /// A command of this user's.
-    fn command(&self, line: &[&str]) -> Command {
+    pub(crate) fn command(&self, line: &[&str]) -> Command {
         let mut command = Command::new("setpriv");
         let (uid, gid) = (self.uid.to_string(), self.gid.to_string());
         command.args(["--reuid", &uid, "--regid", &gid, "--clear-groups", "--"]);
@@ -111,8 +111,19 @@ impl User {
         self.podman(&["import", tar.to_str().unwrap(), IMAGE]);
     }
 
+    /// Gives a path in the home directory, and all below it, to this user.
+    pub(crate) fn give(&self, path: &Path) {
+        let owner = format!("{}:{}", self.uid, self.gid);
+        let output = Command::new("chown")
+            .args(["-R", &owner])
+            .arg(path)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", shown(&output));
+    }
+
     #[track_caller]
-    fn daemon(&self) -> Daemon {
+    pub(crate) fn daemon(&self) -> Daemon {
         let mut command = self.command(&[self.program.to_str().unwrap(), "daemon"]);
         self.env
             .try_daemon(&mut command)

@@ -5,6 +5,8 @@ use crate::session::agree::{self, NodeEnd};
 use crate::session::commands;
 use crate::session::outcome::{self, Evidence};
 use crate::session::teardown::{self, Said};
+use crate::session::workspace::WorkspaceReport;
+use agentd_config::OnUnmerged;
 use agentd_protocol::journal::action;
 use agentd_protocol::requests::{CompleteNode, FailNode, ReleaseNode};
 use agentd_protocol::{Json, OutcomeReason, SessionInfo, SessionOutcome, SessionPhase};
@@ -54,13 +56,15 @@ impl Driver {
         .await;
         evidence.result = down.result;
         evidence.remarks = down.remarks;
+        let worktree = down.worktree;
+        if let Some(report) = &worktree {
+            self.note_worktree(report, &mut evidence);
+        }
         for warning in &evidence.remarks {
             self.warn(warning);
         }
-        if let Some(message) = down.worktree {
-            let step = serde_json::json!({ "phase": "teardown", "step": "worktree", "message": message });
-            self.record(action::SESSION_STEP, Json::of(&step));
-            evidence.remarks.push(message);
+        if let Some(report) = worktree.as_ref().filter(|report| report.is_expected()) {
+            evidence.remarks.push(report.message.clone());
         }
         self.note_step("teardown", "environment", begun, None);
         let mut outcome = outcome::decide(&evidence);
@@ -82,7 +86,10 @@ impl Driver {
         if outcome.result.is_none() && outcome.reason == OutcomeReason::Completed {
             outcome.result = Some(said.as_result(self.info.id, &outcome));
         }
-        if let Some(end) = self.end_node(&outcome, &said).await? {
+        if let Some(report) = &worktree {
+            outcome.result = outcome.result.map(|result| report.add_to(&result));
+        }
+        if let Some(end) = self.end_node(&outcome, &said, worktree.as_ref()).await? {
             outcome = agree::agreed(outcome, end);
         }
         self.inner.point("node");
@@ -91,13 +98,38 @@ impl Driver {
         Ok(())
     }
 
+    // What was asked for is a step; what needs a person's attention is a warning, and may decide the outcome.
+    fn note_worktree(&self, report: &WorkspaceReport, evidence: &mut Evidence) {
+        if report.is_expected() {
+            let step =
+                serde_json::json!({ "phase": "teardown", "step": "worktree", "message": report.message });
+            self.record(action::SESSION_STEP, Json::of(&step));
+            return;
+        }
+        let declared = self
+            .inner
+            .agent(&self.info.agent)
+            .and_then(|agent| agent.on_unmerged);
+        let fails = match declared {
+            Some(chosen) => chosen == OnUnmerged::Fail,
+            // What depends on a node would go on with what lacks its work.
+            None => self.lease.is_some(),
+        };
+        match &report.reason {
+            Some(_) if fails => evidence.unmerged = Some(report.message.clone()),
+            _ => evidence.remarks.push(report.message.clone()),
+        }
+    }
+
     // Ends the node that it works on. Says how the agent ended it, if the agent did.
     async fn end_node(
         &mut self,
         outcome: &SessionOutcome,
         said: &Said,
+        worktree: Option<&WorkspaceReport>,
     ) -> Result<Option<NodeEnd>, StoreError> {
         let Some(lease) = self.lease else { return Ok(None) };
+        let unmerged = worktree.is_some_and(|report| report.reason.is_some());
         let command = if outcome.reason == OutcomeReason::Completed {
             Command::CompleteNode(CompleteNode {
                 task_id: lease.task_id,
@@ -108,21 +140,26 @@ impl Driver {
                 add_nodes: Vec::new(),
             })
         } else {
+            let reason = match worktree.and_then(|report| report.reason.as_ref()) {
+                Some(reason) => serde_json::json!(reason),
+                None => serde_json::json!(outcome.reason),
+            };
+            let error = Json::of(&serde_json::json!({
+                "reason": reason,
+                "message": outcome::sentence(outcome),
+                "stderr": said.stderr,
+                "exit_code": outcome.exit_code,
+                "signal": outcome.signal,
+                "session_id": self.info.id,
+                "result": outcome.result,
+            }));
             Command::FailNode(FailNode {
                 task_id: lease.task_id,
                 node_id: lease.node_id,
                 lease_id: lease.lease_id,
-                error_payload: Json::of(&serde_json::json!({
-                    "reason": outcome.reason,
-                    "message": outcome::sentence(outcome),
-                    "stderr": said.stderr,
-                    "exit_code": outcome.exit_code,
-                    "signal": outcome.signal,
-                    "session_id": self.info.id,
-                    "result": outcome.result,
-                })),
-                // Whoever stopped it does not want it to begin again by itself.
-                permanent: outcome.reason == OutcomeReason::Cancelled,
+                error_payload: worktree.map_or_else(|| error.clone(), |report| report.add_to(&error)),
+                // One that was stopped is not to begin again by itself; nor does what hindered a merge go away by itself.
+                permanent: outcome.reason == OutcomeReason::Cancelled || unmerged,
                 idempotency_key: Some(format!("session {}", self.info.id)),
             })
         };
@@ -203,7 +240,7 @@ impl Driver {
             result: None,
         };
         // Its agent never began, and so has not ended anything.
-        self.end_node(&outcome, &Said::default()).await?;
+        self.end_node(&outcome, &Said::default(), None).await?;
         self.change(SessionEvent::End(outcome)).await
     }
 }

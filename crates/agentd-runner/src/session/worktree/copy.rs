@@ -1,0 +1,288 @@
+//! A worktree's own repository, as its agent left it: read with distrust.
+//!
+//! Its files are the agent's to write. So it is looked at only where it is what agentd made (directories that are no
+//! links, objects that are files, the list of borrowed objects as it was): its names are read by commands that run
+//! nothing, its objects through a `View` with a configuration of our own. What is not as it was made is not read; then
+//! its files are all that there is.
+
+use super::super::error::StepError;
+use super::super::git::{At, Git, Sparse, View, words};
+use super::source::{self, lines};
+use super::{Worktree, alternates_of, object_id};
+use agentd_supervisor::dir::SessionDir;
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// Directories and files below `objects` that are looked at.
+const OBJECTS_MAX: usize = 2_000_000;
+/// Names with commits of their own that are brought over.
+const NAMES_MAX: usize = 1000;
+
+/// What a copy has.
+#[derive(Debug)]
+pub(super) struct Copy {
+    /// Its objects, besides those that it borrows; absent when they must not be read.
+    objects: Option<PathBuf>,
+    /// Where its index is, when that may be read.
+    pub(super) index: PathBuf,
+    /// The commit that is checked out.
+    pub(super) head: Option<String>,
+    /// The commit of the session's branch.
+    pub(super) tip: Option<String>,
+    /// Every other name, with its object: stashes, other branches, tags.
+    pub(super) names: Vec<(String, String)>,
+    ignored: Vec<u8>,
+    sparse: Option<Sparse>,
+}
+
+impl Copy {
+    /// Looks at the repository of a worktree whose agent is gone.
+    pub(super) fn read(git: &Git, dir: &SessionDir, worktree: &Worktree) -> Result<Self, StepError> {
+        let git_dir = worktree.git_dir();
+        let mut copy = Self {
+            objects: None,
+            index: dir.root().join("no-index"),
+            head: None,
+            tip: None,
+            names: Vec::new(),
+            ignored: rules(worktree),
+            sparse: None,
+        };
+        if let Err(why) = as_made(&git_dir, worktree) {
+            tracing::warn!(path = %git_dir.display(), why, "a worktree's repository is not as it was made, and is not read");
+            return Ok(copy);
+        }
+        copy.objects = Some(git_dir.join("objects"));
+        copy.index = git_dir.join("index");
+        copy.head = source::commit(git, &git_dir, "HEAD")?;
+        copy.tip = source::commit(git, &git_dir, &format!("refs/heads/{}", worktree.branch))?;
+        copy.sparse = source::sparse(git, At::Repository(&git_dir), &git_dir)?;
+        copy.names = source::references(git, &git_dir)?;
+        copy.names.retain(|(name, _)| !name.starts_with("refs/remotes/"));
+        copy.names.extend(stashes(git, &git_dir)?);
+        copy.names.extend(other_checkouts(git, &git_dir)?);
+        if let Some(head) = &copy.head {
+            copy.names.push(("HEAD".into(), head.clone()));
+        }
+        Ok(copy)
+    }
+
+    /// A view of the workspace's repository that has the copy's objects as well.
+    pub(super) fn view(
+        &self,
+        git: &Git,
+        dir: &SessionDir,
+        worktree: &Worktree,
+        head: &str,
+    ) -> Result<View, StepError> {
+        let view = View::new(git, &dir.root().join("view"), &worktree.repository, head)?;
+        let objects: Vec<PathBuf> = self.objects.iter().cloned().collect();
+        view.borrowing(&objects)
+            .with_rules(&self.ignored, self.sparse.as_ref())
+    }
+
+    /// The paths that differ from the commit that is checked out, or are not in it: as the agent's own `git status`.
+    pub(super) fn changed(
+        &self,
+        git: &Git,
+        dir: &SessionDir,
+        worktree: &Worktree,
+    ) -> Result<Vec<Vec<u8>>, StepError> {
+        let head = self.head.as_ref().unwrap_or(&worktree.base);
+        let view = self
+            .view(git, dir, worktree, head)?
+            .with_files(&worktree.path, &self.index);
+        let arguments = words([
+            "--no-optional-locks",
+            "status",
+            "--porcelain",
+            "-z",
+            "--no-renames",
+            "--ignore-submodules=all",
+            "--untracked-files=normal",
+        ]);
+        let status = git.run(At::View(&view), &arguments)?;
+        let paths = status.output.split(|byte| *byte == 0);
+        Ok(paths
+            .filter_map(|entry| entry.get(3..).map(<[u8]>::to_vec))
+            .collect())
+    }
+
+    /// The names whose commits, or tags, the workspace's repository does not have; each object once.
+    pub(super) fn unsaved(
+        &self,
+        git: &Git,
+        dir: &SessionDir,
+        worktree: &Worktree,
+    ) -> Result<Vec<(String, String)>, StepError> {
+        let known: BTreeSet<String> = source::references(git, &worktree.repository)?
+            .into_iter()
+            .map(|(_, object)| object)
+            .collect();
+        let mut seen = BTreeSet::new();
+        let fresh: Vec<&(String, String)> = self
+            .names
+            .iter()
+            .filter(|(_, object)| !known.contains(object) && seen.insert(object.clone()))
+            .collect();
+        if fresh.is_empty() {
+            return Ok(Vec::new());
+        }
+        if fresh.len() > NAMES_MAX {
+            return Err(StepError::agent(format!(
+                "{} has {} names of its own, and at most {NAMES_MAX} are brought over",
+                worktree.path.display(),
+                fresh.len()
+            )));
+        }
+        let view = self.view(git, dir, worktree, &worktree.base)?;
+        let mut unsaved = Vec::new();
+        for (name, object) in fresh {
+            // A tag is an object itself.
+            if name.starts_with("refs/tags/") || has_commits(git, &view, object, &known)? {
+                unsaved.push((name.clone(), object.clone()));
+            }
+        }
+        Ok(unsaved)
+    }
+
+    /// The paths of repositories of their own among a worktree's files that git tracks: submodules that are checked out.
+    pub(super) fn nested(
+        &self,
+        git: &Git,
+        dir: &SessionDir,
+        worktree: &Worktree,
+    ) -> Result<Vec<PathBuf>, StepError> {
+        let view = self
+            .view(git, dir, worktree, &worktree.base)?
+            .with_files(&worktree.path, &self.index);
+        gitlinks(git, &view, &worktree.path)
+    }
+}
+
+/// The entries of a view's index that are repositories of their own, and are there.
+pub(super) fn gitlinks(git: &Git, view: &View, files: &Path) -> Result<Vec<PathBuf>, StepError> {
+    // First the modes alone: of most repositories nothing else is needed.
+    let modes = git.run(At::View(view), &words(["ls-files", "--format=%(objectmode)"]))?;
+    if !lines(&modes.output).any(|mode| mode == b"160000") {
+        return Ok(Vec::new());
+    }
+    let listed = git.run(
+        At::View(view),
+        &words(["ls-files", "-z", "--format=%(objectmode) %(path)"]),
+    )?;
+    let paths = listed.output.split(|byte| *byte == 0);
+    Ok(paths
+        .filter_map(|entry| entry.strip_prefix(b"160000 "))
+        .map(|path| PathBuf::from(OsStr::from_bytes(path)))
+        .filter(|path| files.join(path).join(".git").symlink_metadata().is_ok())
+        .collect())
+}
+
+fn has_commits(git: &Git, view: &View, object: &str, known: &BTreeSet<String>) -> Result<bool, StepError> {
+    let mut input = format!("{object}\n");
+    for object in known {
+        input.push_str(&format!("^{object}\n"));
+    }
+    // What is known and is no commit says nothing, and what is broken there is not ours.
+    let arguments = words(["rev-list", "--max-count=1", "--ignore-missing", "--stdin"]);
+    let answer = git.ask_with(At::View(view), &arguments, Some(input.as_bytes()))?;
+    if answer.code == 0 {
+        return Ok(!answer.output.is_empty());
+    }
+    Err(super::super::git::refused(At::View(view), &arguments, &answer))
+}
+
+/// Earlier stashes are known to the log of the newest alone.
+fn stashes(git: &Git, git_dir: &Path) -> Result<Vec<(String, String)>, StepError> {
+    let arguments = words([
+        "rev-list",
+        "--walk-reflogs",
+        "--max-count=100",
+        "refs/stash",
+        "--",
+    ]);
+    let listed = git.ask(At::Repository(git_dir), &arguments)?;
+    if listed.code != 0 {
+        return Ok(Vec::new());
+    }
+    let objects = lines(&listed.output).filter_map(|line| object_id(OsStr::from_bytes(line)).ok());
+    let named = |(number, object)| (format!("stash@{{{number}}}"), object);
+    Ok(objects.enumerate().map(named).collect())
+}
+
+/// What is checked out in worktrees that the agent itself made of its repository.
+fn other_checkouts(git: &Git, git_dir: &Path) -> Result<Vec<(String, String)>, StepError> {
+    let listed = git.run(
+        At::Repository(git_dir),
+        &words(["worktree", "list", "--porcelain", "-z"]),
+    )?;
+    let heads = listed.output.split(|byte| *byte == 0);
+    Ok(heads
+        .filter_map(|line| line.strip_prefix(b"HEAD "))
+        .filter_map(|head| object_id(OsStr::from_bytes(head)).ok())
+        .filter(|head| head.bytes().any(|byte| byte != b'0'))
+        .map(|head| ("HEAD of a worktree".to_owned(), head))
+        .collect())
+}
+
+/// Says what of a copy is not as agentd made it.
+fn as_made(git_dir: &Path, worktree: &Worktree) -> Result<(), String> {
+    let objects = git_dir.join("objects");
+    for dir in [git_dir, &objects, &git_dir.join("refs")] {
+        if !dir.symlink_metadata().is_ok_and(|found| found.is_dir()) {
+            return Err(format!("{} is no directory", dir.display()));
+        }
+    }
+    if git_dir.join("commondir").symlink_metadata().is_ok() {
+        return Err("it is a part of another repository".into());
+    }
+    only_files(&objects).map_err(|error| error.to_string())?;
+    let list = source::read_if_there(&objects.join("info/alternates")).map_err(|error| error.to_string())?;
+    match list {
+        Some(list) if list != alternates_of(worktree) => Err("it borrows other objects".into()),
+        _ => Ok(()),
+    }
+}
+
+/// Git would follow a link to another repository's objects, which the agent may not read.
+fn only_files(objects: &Path) -> io::Result<()> {
+    let mut left = vec![objects.to_owned()];
+    let mut seen = 0;
+    while let Some(dir) = left.pop() {
+        for entry in fs::read_dir(dir)? {
+            let entry = entry?;
+            let kind = entry.file_type()?;
+            if kind.is_dir() {
+                left.push(entry.path());
+            } else if !kind.is_file() {
+                return Err(io::Error::other(format!("{} is no file", entry.path().display())));
+            }
+            seen += 1;
+            if seen > OBJECTS_MAX {
+                return Err(io::Error::other("it has too many objects"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What the agent's git ignores: the rules of its repository, and those of its home.
+fn rules(worktree: &Worktree) -> Vec<u8> {
+    let own = worktree.git_dir().join("info/exclude");
+    let mut rules = Vec::new();
+    for path in std::iter::once(&own).chain(&worktree.ignore_files) {
+        // A link would lead to somebody else's file; then there are no rules.
+        if path.symlink_metadata().is_ok_and(|found| found.is_file())
+            && let Ok(Some(text)) = source::read_if_there(path)
+        {
+            rules.extend(text);
+            rules.push(b'\n');
+        }
+    }
+    rules
+}
