@@ -18,6 +18,7 @@ mod copy;
 mod install;
 mod linked;
 mod list;
+mod repository;
 mod save;
 mod source;
 
@@ -218,7 +219,8 @@ impl Worktrees<'_> {
             return Ok(Some(report));
         }
         let mut work = self.take_back(&git, &dir, &mut worktree)?;
-        if ending.commit_changes && !work.changed.is_empty() {
+        let committed = ending.commit_changes && !work.changed.is_empty();
+        if committed {
             self.commit_changes(&git, session, &dir, &worktree, &mut work)?;
         }
         let hidden = ending.policy == WorktreePolicy::Drop;
@@ -261,7 +263,8 @@ impl Worktrees<'_> {
                 self.remove_branch(&git, &worktree, &work.tip)?;
             }
             self.close(&dir, &git, worktree)?;
-        } else if !worktree.kept {
+        } else {
+            renew(&git, &dir, &worktree, &work, committed)?;
             worktree.kept = true;
             write_record(&dir, &worktree)?;
         }
@@ -322,7 +325,7 @@ impl Worktrees<'_> {
         })
     }
 
-    /// Commits what is not committed on top of what is checked out, there too, should it stay.
+    /// Commits what is not committed on top of what is checked out.
     fn commit_changes(
         &self,
         git: &Git,
@@ -339,7 +342,7 @@ impl Worktrees<'_> {
             worktree,
             copy: &work.copy,
         };
-        let commit = saving.commit_changes(&parent, true)?;
+        let commit = saving.commit_changes(&parent)?;
         if work.tip == parent {
             work.tip.clone_from(&commit);
         }
@@ -495,7 +498,7 @@ impl Worktrees<'_> {
 
     /// Removes the record, and what was only for a while.
     fn clear(&self, dir: &SessionDir) -> Result<(), StepError> {
-        for name in ["view", "scratch", RECORD_FILE] {
+        for name in ["view", "scratch", "renewed", RECORD_FILE] {
             state::remove_all(&dir.root().join(name))?;
         }
         Ok(())
@@ -515,6 +518,22 @@ impl Worktrees<'_> {
         }
         Ok(Progress::Done)
     }
+}
+
+/// Puts a repository that agentd has made in the place of the agent's, on the commit that is checked out there.
+fn renew(
+    git: &Git,
+    dir: &SessionDir,
+    worktree: &Worktree,
+    work: &Work,
+    committed: bool,
+) -> Result<(), StepError> {
+    let head = work.copy.head.as_ref().unwrap_or(&worktree.base);
+    let head = match *head == work.tip {
+        true => repository::Head::Branch(head),
+        false => repository::Head::Detached(head),
+    };
+    repository::renew(git, dir, worktree, &work.copy, head, committed)
 }
 
 /// Merges, when nothing speaks against it.
@@ -673,7 +692,7 @@ pub fn check(git: &Git, agent: &str, workspace: &Owner) -> Result<Vec<String>, S
     let source = source::Source::find(git, workspace)?;
     source.check_complete()?;
     let usual = format!("agentd/{agent}");
-    let taken = source.in_the_way(&format!("{usual}/0"))?;
+    let taken = source.common.in_the_way(&format!("{usual}/0"))?;
     Ok(taken
         .map(|branch| {
             format!(

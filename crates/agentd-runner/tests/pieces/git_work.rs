@@ -393,6 +393,58 @@ fn work_in_unusual_places_is_kept_too() {
     }
 }
 
+/// People look at what stays, with git, which runs what a repository's configuration and hooks name.
+#[test]
+fn what_an_agent_wrote_for_git_to_run_is_gone_from_a_worktree_that_stays() {
+    let scene = Scene::new();
+    let trap = scene.place.root.path().join("trap");
+    fs::create_dir(&trap).unwrap();
+    let (id, worktree) = scene.made();
+    let at = |arguments: &[&str]| scene.at(&worktree.path, arguments);
+    scene.put(&worktree.path, "committed", "x");
+    scene.commit(&worktree.path, "work");
+    at(&["branch", "mine"]);
+    scene.put(&worktree.path, "staged", "x");
+    at(&["add", "staged"]);
+    scene.put(&worktree.path, "file", "changed");
+    let program = format!("touch {}/sprung; false", trap.display());
+    for key in [
+        "core.fsmonitor",
+        "core.pager",
+        "core.editor",
+        "alias.st",
+        "diff.external",
+        "filter.x.clean",
+    ] {
+        at(&["config", key, &program]);
+    }
+    scene.put(&worktree.path, ".git/info/attributes", "* filter=x\n");
+    for hook in ["pre-commit", "post-index-change", "reference-transaction"] {
+        let path = format!(".git/hooks/{hook}");
+        scene.put(&worktree.path, &path, &format!("#!/bin/sh\n{program}\n"));
+        scene.command(&worktree.path, "chmod", &["+x", &path]);
+    }
+    let report = scene.finish(id, Keep);
+    assert_eq!(report.changed, 2, "{}", report.message);
+    assert_eq!(at(&["status", "--porcelain"]), " M file\nA  staged");
+    assert_eq!(at(&["branch", "--show-current"]), worktree.branch);
+    assert_eq!(at(&["rev-parse", "mine"]), at(&["rev-parse", "HEAD"]));
+    at(&["add", "--all"]);
+    at(&["commit", "--quiet", "-m", "more"]);
+    assert!(!trap.join("sprung").exists());
+    // And it goes on from there.
+    assert_eq!(
+        scene.worktrees().look(id).unwrap().unwrap().state,
+        WorktreeState::Committed
+    );
+    let retired = scene.worktrees().retire(id, false).unwrap();
+    assert_eq!(retired.branch.as_ref(), Some(&worktree.branch));
+    assert_eq!(
+        scene.own(&["show", &format!("{}:file", worktree.branch)]),
+        "changed"
+    );
+}
+
 #[test]
 fn a_repository_in_the_worktree_stays_where_it_is() {
     let scene = Scene::new();

@@ -71,6 +71,16 @@ impl Copy {
         Ok(copy)
     }
 
+    /// The rules of what git ignores.
+    pub(super) fn rules(&self) -> &[u8] {
+        &self.ignored
+    }
+
+    /// Which files of a commit the worktree has, when that is not all.
+    pub(super) fn sparse(&self) -> Option<&Sparse> {
+        self.sparse.as_ref()
+    }
+
     /// A view of the workspace's repository that has the copy's objects as well.
     pub(super) fn view(
         &self,

@@ -8,9 +8,8 @@ use super::super::error::StepError;
 use super::super::git::{At, Git, View, in_memory, refused, words};
 use super::super::state;
 use super::copy::{self, Copy};
-use super::source::{self, Source};
+use super::source::{self, Common};
 use super::{Saved, Worktree, object_id, short_id};
-use crate::runtime::engine::Owner;
 use agentd_protocol::SessionId;
 use agentd_supervisor::dir::SessionDir;
 use std::ffi::OsStr;
@@ -34,12 +33,11 @@ pub(super) struct Saving<'a> {
 }
 
 impl Saving<'_> {
-    /// Makes a commit of all that is not committed, on top of `parent`; with `adopt` the worktree is then on it. Changes no
-    /// file.
+    /// Makes a commit of all that is not committed, on top of `parent`. Names nothing and changes no file.
     ///
     /// # Errors
     /// When git cannot read something, or a repository of its own is in it, whose commits no other can hold.
-    pub(super) fn commit_changes(&self, parent: &str, adopt: bool) -> Result<String, StepError> {
+    pub(super) fn commit_changes(&self, parent: &str) -> Result<String, StepError> {
         let Self {
             git, dir, worktree, ..
         } = self;
@@ -69,34 +67,14 @@ impl Saving<'_> {
         let arguments = words(["commit-tree", &tree, "-p", parent, "-m", &message]);
         let commit = object_id(&git.run(at, &arguments)?.line())?;
         drop(view);
-        if adopt && copied {
-            self.adopt(parent, &commit, &index)?;
-        }
         state::remove_all(&scratch)?;
         Ok(commit)
-    }
-
-    /// Puts the worktree on a commit of all its changes: its branch, when that is what is checked out, and its index.
-    fn adopt(&self, parent: &str, commit: &str, index: &Path) -> Result<(), StepError> {
-        let at = At::Repository(&self.worktree.git_dir());
-        self.git.run(
-            at,
-            &words([
-                "update-ref",
-                "-m",
-                "agentd: commit of changes",
-                "HEAD",
-                commit,
-                parent,
-            ]),
-        )?;
-        std::fs::rename(index, &self.copy.index).map_err(StepError::io("replace", &self.copy.index))
     }
 
     /// Keeps what is not committed under a name.
     pub(super) fn save_changes(&self) -> Result<Saved, StepError> {
         let parent = self.copy.head.as_ref().unwrap_or(&self.worktree.base);
-        let commit = self.commit_changes(parent, false)?;
+        let commit = self.commit_changes(parent)?;
         self.bring_over(std::slice::from_ref(&commit))?;
         self.keep(&commit, "uncommitted changes")
     }
@@ -216,21 +194,13 @@ impl Saving<'_> {
         if there.is_some() {
             return Ok(worktree.branch.clone());
         }
-        let owner = Owner {
-            path: worktree.repository.clone(),
-            uid: worktree.uid,
-            gid: worktree.gid,
-        };
-        let source = Source {
+        let common = Common {
             git: self.git.clone(),
-            workspace: &owner.path,
-            common: worktree.repository.clone(),
-            head: worktree.base.clone(),
-            branch: None,
+            path: worktree.repository.clone(),
         };
-        match source.in_the_way(&worktree.branch)? {
+        match common.in_the_way(&worktree.branch)? {
             None => Ok(worktree.branch.clone()),
-            Some(_) => source.free_branch(&worktree.agent, self.session),
+            Some(_) => common.free_branch(&worktree.agent, self.session),
         }
     }
 
@@ -251,7 +221,7 @@ impl Saving<'_> {
 }
 
 /// Copies an index, with what it remembers of the files and leaves out of them. False when there is none to copy.
-fn copy_index(from: &Path, to: &Path, owner: (u32, u32)) -> Result<bool, StepError> {
+pub(super) fn copy_index(from: &Path, to: &Path, owner: (u32, u32)) -> Result<bool, StepError> {
     use rustix::fs::{CWD, Mode, OFlags, openat};
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let Ok(fd) = openat(CWD, from, flags, Mode::empty()) else {

@@ -18,15 +18,21 @@ pub(super) const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Repositories whose objects a repository borrows, which may borrow in turn. Git itself follows five in a row.
 const BORROWED_MAX: usize = 32;
 
+/// A repository, as its owner's git sees it.
+#[derive(Debug)]
+pub(super) struct Common {
+    /// Git as its owner.
+    pub(super) git: Git,
+    /// The git directory that all its worktrees have in common.
+    pub(super) path: PathBuf,
+}
+
 /// A workspace's repository.
 #[derive(Debug)]
 pub(super) struct Source<'a> {
-    /// Git as the repository's owner.
-    pub(super) git: Git,
+    pub(super) common: Common,
     /// The workspace: the top of the repository's files.
     pub(super) workspace: &'a Path,
-    /// The git directory that all its worktrees have in common.
-    pub(super) common: PathBuf,
     /// The commit that is checked out.
     pub(super) head: String,
     /// The branch that is checked out; absent when none is.
@@ -67,16 +73,10 @@ impl<'a> Source<'a> {
         let branch = git.ask(found, &words(["symbolic-ref", "--quiet", "--short", "HEAD"]))?;
         Ok(Self {
             workspace: &workspace.path,
-            common,
             head: object_id(&head.line())?,
             branch: (branch.code == 0).then(|| branch.line().to_string_lossy().into_owned()),
-            git,
+            common: Common { git, path: common },
         })
-    }
-
-    /// The commit of a branch; none when there is no such branch.
-    pub(super) fn commit_of(&self, branch: &str) -> Result<Option<String>, StepError> {
-        commit(&self.git, &self.common, &format!("refs/heads/{branch}"))
     }
 
     /// Refuses a partial clone that lacks files of what is checked out: agentd's git fetches nothing.
@@ -87,7 +87,7 @@ impl<'a> Source<'a> {
             "--get-regexp",
             r"^(extensions\.partialclone|remote\..*\.promisor)$",
         ]);
-        if self.git.ask(found, &partial)?.code != 0 {
+        if self.common.git.ask(found, &partial)?.code != 0 {
             return Ok(());
         }
         let tree = format!("{}^{{tree}}", self.head);
@@ -98,21 +98,24 @@ impl<'a> Source<'a> {
             "--missing=print",
             &tree,
         ]);
-        let listed = self.git.run(found, &arguments)?;
+        let listed = self.common.git.run(found, &arguments)?;
         let missing: HashSet<&[u8]> = lines(&listed.output)
             .filter_map(|line| line.strip_prefix(b"?"))
             .collect();
         if missing.is_empty() {
             return Ok(());
         }
-        let index = self.git.run(found, &words(["ls-files", "-t", "-z"]))?;
+        let index = self.common.git.run(found, &words(["ls-files", "-t", "-z"]))?;
         let left_out: HashSet<&[u8]> = index
             .output
             .split(|byte| *byte == 0)
             .filter_map(|entry| entry.strip_prefix(b"S "))
             .collect();
         // `<mode> <kind> <object>\t<path>`
-        let tree = self.git.run(found, &words(["ls-tree", "-r", "-z", &self.head]))?;
+        let tree = self
+            .common
+            .git
+            .run(found, &words(["ls-tree", "-r", "-z", &self.head]))?;
         let lacking = tree.output.split(|byte| *byte == 0).find_map(|entry| {
             let (head, path) = entry.split_at(entry.iter().position(|byte| *byte == b'\t')?);
             let object = head.rsplit(|byte| *byte == b' ').next()?;
@@ -129,6 +132,20 @@ impl<'a> Source<'a> {
         )))
     }
 
+    /// Which files of a commit the workspace has, when that is not all.
+    pub(super) fn sparse(&self) -> Result<Option<Sparse>, StepError> {
+        let arguments = words(["rev-parse", "--absolute-git-dir"]);
+        let git_dir = PathBuf::from(self.common.git.run(At::Found(self.workspace), &arguments)?.line());
+        sparse(&self.common.git, At::Found(self.workspace), &git_dir)
+    }
+}
+
+impl Common {
+    /// The commit of a branch; none when there is no such branch.
+    pub(super) fn commit_of(&self, branch: &str) -> Result<Option<String>, StepError> {
+        commit(&self.git, &self.path, &format!("refs/heads/{branch}"))
+    }
+
     /// The first name for a session's branch that no branch of the repository is in the way of.
     pub(super) fn free_branch(&self, agent: &str, session: SessionId) -> Result<String, StepError> {
         for name in branch_names(agent, session) {
@@ -138,13 +155,13 @@ impl<'a> Source<'a> {
         }
         Err(StepError::declaration(format!(
             "branches of {} are in the way of every name that agentd gives its own",
-            self.common.display()
+            self.path.display()
         )))
     }
 
     /// The branch that keeps another from having this name: itself, one that its name begins with, or one below it.
     pub(super) fn in_the_way(&self, branch: &str) -> Result<Option<String>, StepError> {
-        let at = At::Repository(&self.common);
+        let at = At::Repository(&self.path);
         let above = branch.match_indices('/').map(|(end, _)| &branch[..end]);
         for name in above.chain([branch]) {
             let reference = format!("refs/heads/{name}");
@@ -166,7 +183,7 @@ impl<'a> Source<'a> {
 
     /// The names of the repository with their objects, but for those that are agentd's own or one checkout's.
     pub(super) fn references(&self) -> Result<Vec<(String, String)>, StepError> {
-        let mut references = references(&self.git, &self.common)?;
+        let mut references = references(&self.git, &self.path)?;
         references.retain(|(name, _)| {
             !["refs/agentd/", "refs/stash"]
                 .iter()
@@ -177,7 +194,7 @@ impl<'a> Source<'a> {
 
     /// Directories of objects: its own, and those that it borrows from other repositories.
     pub(super) fn objects(&self) -> Result<Vec<PathBuf>, StepError> {
-        let own = self.common.join("objects");
+        let own = self.path.join("objects");
         let own = own.canonicalize().map_err(StepError::io("find", &own))?;
         let mut found = vec![own.clone()];
         let mut left = VecDeque::from([own]);
@@ -200,10 +217,10 @@ impl<'a> Source<'a> {
     /// The directory of its hooks, when it has some and its configuration names no other.
     pub(super) fn hooks(&self) -> Result<Option<PathBuf>, StepError> {
         let named = self.git.ask(
-            At::Found(self.workspace),
+            At::Repository(&self.path),
             &words(["config", "--local", "--includes", "core.hooksPath"]),
         )?;
-        let dir = self.common.join("hooks");
+        let dir = self.path.join("hooks");
         let Ok(entries) = std::fs::read_dir(&dir) else {
             return Ok(None);
         };
@@ -222,18 +239,18 @@ impl<'a> Source<'a> {
     /// The settings of the repository as `key\nvalue\0`, includes among them.
     pub(super) fn settings(&self) -> Result<Vec<u8>, StepError> {
         let arguments = words(["config", "--local", "--includes", "--list", "-z"]);
-        Ok(self.git.run(At::Found(self.workspace), &arguments)?.output)
+        Ok(self.git.run(At::Repository(&self.path), &arguments)?.output)
     }
 
     /// What the repository's owner lets git ignore there, besides `.gitignore`.
     pub(super) fn ignored(&self, owner_home: Option<&Path>) -> Result<Vec<u8>, StepError> {
-        let mut text = read_if_there(&self.common.join("info/exclude"))?.unwrap_or_default();
+        let mut text = read_if_there(&self.path.join("info/exclude"))?.unwrap_or_default();
         let named = self.git.of_user(owner_home).ask(
-            At::Found(self.workspace),
+            At::Repository(&self.path),
             &words(["config", "--type=path", "core.excludesFile"]),
         )?;
         let file = match (named.code, owner_home) {
-            (0, _) => Some(self.workspace.join(named.line())),
+            (0, _) => Some(self.path.parent().unwrap_or(&self.path).join(named.line())),
             (_, Some(home)) => Some(home.join(".config/git/ignore")),
             (_, None) => None,
         };
@@ -243,13 +260,6 @@ impl<'a> Source<'a> {
             text.extend(rules);
         }
         Ok(text)
-    }
-
-    /// Which files of a commit the workspace has, when that is not all.
-    pub(super) fn sparse(&self) -> Result<Option<Sparse>, StepError> {
-        let arguments = words(["rev-parse", "--absolute-git-dir"]);
-        let git_dir = PathBuf::from(self.git.run(At::Found(self.workspace), &arguments)?.line());
-        sparse(&self.git, At::Found(self.workspace), &git_dir)
     }
 }
 
@@ -406,14 +416,9 @@ fn escape(value: &[u8], text: &mut Vec<u8>) {
     }
 }
 
-/// A file of a repository's names, with one that is added.
-pub(super) fn packed_references(
-    mut references: Vec<(String, String)>,
-    branch: &str,
-    commit: &str,
-) -> Vec<u8> {
-    references.push((format!("refs/heads/{branch}"), commit.to_owned()));
-    references.sort();
+/// A file of a repository's names. Of several with one name the first counts. Pure.
+pub(super) fn packed_references(mut references: Vec<(String, String)>) -> Vec<u8> {
+    references.sort_by(|a, b| a.0.cmp(&b.0));
     references.dedup_by(|a, b| a.0 == b.0);
     let mut text = b"# pack-refs with: sorted \n".to_vec();
     for (name, object) in references {
@@ -456,10 +461,14 @@ mod tests {
     #[test]
     fn the_names_of_a_copy_are_sorted_and_each_is_there_once() {
         let name = |name: &str, object: &str| (name.to_owned(), object.to_owned());
-        let all = vec![name("refs/tags/v1", "t"), name("refs/heads/main", "m")];
+        let all = vec![
+            name("refs/tags/v1", "t"),
+            name("refs/heads/main", "first"),
+            name("refs/heads/main", "second"),
+        ];
         assert_eq!(
-            String::from_utf8(packed_references(all, "agentd/a/1", "m")).unwrap(),
-            "# pack-refs with: sorted \nm refs/heads/agentd/a/1\nm refs/heads/main\nt refs/tags/v1\n"
+            String::from_utf8(packed_references(all)).unwrap(),
+            "# pack-refs with: sorted \nfirst refs/heads/main\nt refs/tags/v1\n"
         );
     }
 }
