@@ -109,7 +109,7 @@ impl Scene {
 
     /// A program that a test runs. Not written by this process: a child that another test starts would have it open,
     /// and what is open for writing cannot be run.
-    fn program(&self, path: &Path, script: &str) {
+    pub(crate) fn program(&self, path: &Path, script: &str) {
         self.put(
             Path::new("/"),
             path.to_str().unwrap(),

@@ -6,7 +6,7 @@ use agentd_config::WorktreePolicy::{self, Drop, Keep, Merge};
 use agentd_protocol::SessionId;
 use agentd_runner::session::git::Git;
 use agentd_runner::session::workspace::{WorkspaceOutcome, WorkspaceReport};
-use agentd_runner::session::worktree::{self, Ending, NewWorktree, Worktree, WorktreeState};
+use agentd_runner::session::worktree::{self, Ending, NewWorktree, Worktree, WorktreeState, Worktrees};
 use proptest::prelude::*;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -537,13 +537,38 @@ enum Step {
     Branch(u8),
     Stash,
     Detach,
-    Finish(WorktreePolicy, bool),
-    Retire,
-    Crash,
+    Finish(WorktreePolicy, bool, Dies),
+    Retire(bool, Dies),
     UserCommits(u8),
     UserMerges,
     UserDirties,
     Collect,
+}
+
+/// Which of the calls of git ends without having done anything, and with it the step; none when absent.
+type Dies = Option<u8>;
+
+fn dies() -> impl Strategy<Value = Dies> {
+    proptest::option::weighted(0.5, 0_u8..40)
+}
+
+/// A git that fails at one call.
+fn git_that_dies(scene: &Scene, dies: Dies) -> Git {
+    let Some(call) = dies else {
+        return scene.git.clone();
+    };
+    let place = scene.place.root.path();
+    fs::write(place.join("calls"), "0").unwrap();
+    let program = place.join("git-that-dies");
+    let calls = place.join("calls");
+    let calls = calls.display();
+    let script = format!(
+        "n=$(cat {calls}); echo $((n + 1)) > {calls}; if [ \"$n\" = {call} ]; then kill -9 $$; fi; exec git \"$@\""
+    );
+    scene.program(&program, &script);
+    let mut git = scene.git.clone();
+    git.program = program;
+    git
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -551,18 +576,17 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         4 => any::<u8>().prop_map(Step::Commit),
         4 => any::<u8>().prop_map(Step::Change),
-        1 => any::<u8>().prop_map(Step::Branch),
-        1 => Just(Step::Stash),
-        1 => Just(Step::Detach),
-        3 => (policy, any::<bool>()).prop_map(|(policy, all)| Step::Finish(policy, all)),
-        2 => Just(Step::Retire),
-        1 => Just(Step::Crash),
+        2 => any::<u8>().prop_map(Step::Branch),
+        3 => Just(Step::Stash),
+        2 => Just(Step::Detach),
+        4 => (policy, any::<bool>(), dies()).prop_map(|(policy, all, dies)| Step::Finish(policy, all, dies)),
+        2 => (any::<bool>(), dies()).prop_map(|(force, dies)| Step::Retire(force, dies)),
         1 => any::<u8>().prop_map(Step::UserCommits),
         1 => Just(Step::UserMerges),
         1 => Just(Step::UserDirties),
         1 => Just(Step::Collect),
     ];
-    proptest::collection::vec(step, 1..10)
+    proptest::collection::vec(step, 3..12)
 }
 
 /// The texts that an agent wrote, each of which is somewhere for ever.
@@ -586,22 +610,16 @@ fn found(scene: &Scene, texts: &Texts, worktree: &Worktree) {
     let (listed, _) = scene.worktrees().list(|_| false).unwrap();
     assert!(listed.len() <= id.len());
     let mut all = String::new();
-    let mut dirs: Vec<(PathBuf, &[&str])> = vec![(scene.repository.clone(), &["--all"])];
+    let mut dirs = vec![(scene.repository.clone(), "--all")];
     if !listed.is_empty() && worktree.path.exists() {
         // Earlier stashes are in a log.
-        dirs.push((worktree.path.clone(), &["--all", "--reflog"]));
+        dirs.push((worktree.path.clone(), "--all --reflog"));
     }
     for (dir, names) in dirs {
-        let objects = scene.at(
-            &dir,
-            &[&["rev-list", "--objects", "--no-object-names"], names].concat(),
+        let script = format!(
+            "git rev-list --objects --no-object-names {names} | git cat-file --batch | tr -cd '\\n -~'"
         );
-        for object in objects.lines() {
-            if scene.at(&dir, &["cat-file", "-t", object]) == "blob" {
-                all.push_str(&scene.at(&dir, &["cat-file", "blob", object]));
-                all.push('\n');
-            }
-        }
+        all.push_str(&scene.command(&dir, "/bin/sh", &["-euc", &script]));
         for entry in fs::read_dir(&dir).unwrap().flatten() {
             all.push_str(&fs::read_to_string(entry.path()).unwrap_or_default());
             all.push('\n');
@@ -631,7 +649,7 @@ fn found(scene: &Scene, texts: &Texts, worktree: &Worktree) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Each text is in a file of its own, so that overwriting one is no way to lose it.
     #[test]
@@ -662,18 +680,19 @@ proptest! {
                 Step::Branch(seed) if there() => git(&["checkout", "--quiet", "-b", &format!("b{seed}")]),
                 Step::Stash if there() => git(&["stash", "--quiet", "--include-untracked"]),
                 Step::Detach if there() => git(&["checkout", "--quiet", "--detach"]),
-                Step::Finish(policy, commit_changes) => {
+                Step::Finish(policy, commit_changes, dies) => {
                     let ending = Ending { policy, completed: true, commit_changes };
-                    let _ = scene.worktrees().finish(id, ending).unwrap();
+                    let git = git_that_dies(&scene, dies);
+                    let worktrees = Worktrees { dirs: &scene.place.dirs, git: &git };
+                    let finished = worktrees.finish(id, ending);
+                    prop_assert!(dies.is_some() || finished.is_ok(), "{finished:?}");
                 }
-                Step::Retire => {
-                    scene.worktrees().retire(id, false).unwrap();
-                }
-                // What a step that was killed leaves.
-                Step::Crash => {
-                    let root = scene.place.dirs.session(id);
-                    let _ = fs::create_dir(root.root().join("scratch"));
-                    let _ = fs::create_dir(root.root().join("view"));
+                // Names go when it is forced and nothing else is left: that is what was asked for.
+                Step::Retire(force, dies) if !force || there() => {
+                    let git = git_that_dies(&scene, dies);
+                    let worktrees = Worktrees { dirs: &scene.place.dirs, git: &git };
+                    let retired = worktrees.retire(id, force);
+                    prop_assert!(dies.is_some() || retired.is_ok(), "{retired:?}");
                 }
                 Step::UserCommits(seed) => {
                     scene.put(&scene.repository, &format!("user{seed}"), "x");
@@ -693,8 +712,9 @@ proptest! {
                     }
                 }
                 Step::UserDirties => scene.put(&scene.repository, "file", "dirty"),
+                // What has no name and is young stays, as always: git itself relies on it.
                 Step::Collect => {
-                    scene.own(&["gc", "--quiet", "--prune=now"]);
+                    scene.own(&["gc", "--quiet"]);
                 }
                 _ => {}
             }
