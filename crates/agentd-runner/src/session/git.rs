@@ -22,6 +22,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The first that merges without a checkout.
@@ -48,6 +49,8 @@ pub struct Git {
     user: Option<(u32, u32)>,
     /// The home of the user whose settings count; absent when only the repository's do.
     settings_of: Option<PathBuf>,
+    /// What views of the repository at hand are configured with. It takes two calls to find out.
+    configured: Arc<Mutex<Option<(PathBuf, String)>>>,
 }
 
 /// What a command answered.
@@ -97,6 +100,7 @@ impl Git {
             home,
             user: None,
             settings_of: None,
+            configured: Arc::default(),
         }
     }
 
@@ -106,6 +110,7 @@ impl Git {
         let root = rustix::process::geteuid().is_root();
         Self {
             user: (root && owner.0 != 0).then_some(owner),
+            configured: Arc::default(),
             ..self.clone()
         }
     }
@@ -521,6 +526,16 @@ const VALUES: [&str; 10] = [
 
 /// A configuration that has of the repository's own what decides how its files are written, and runs nothing.
 fn config(git: &Git, common: &Path) -> Result<String, StepError> {
+    let mut configured = git.configured.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, config)) = configured.as_ref().filter(|(path, _)| path == common) {
+        return Ok(config.clone());
+    }
+    let config = ask_config(git, common)?;
+    *configured = Some((common.to_owned(), config.clone()));
+    Ok(config)
+}
+
+fn ask_config(git: &Git, common: &Path) -> Result<String, StepError> {
     let at = At::Repository(common);
     let format = git.run(at, &words(["rev-parse", "--show-object-format"]))?.line();
     let mut config = match format.as_bytes() {

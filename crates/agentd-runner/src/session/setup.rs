@@ -18,9 +18,9 @@ use super::mission::{self, Subject};
 use super::secrets::{self, Delivered, SecretStore};
 use super::state::{self, RunDir};
 use super::tools::{self, BRIDGE_FILE, CLIENT_FILE, Equipment, Whose};
-use super::worktree::NewWorktree;
+use super::worktree::{self, NewWorktree};
 use super::{blocking, commands, gitconfig, home, own, workspace};
-use crate::runtime::engine::{Also, Built, Engine, Environment, Program, Users};
+use crate::runtime::engine::{Also, Built, Engine, Environment, Owner, Program, Users};
 use agentd_config::{Agent, RuntimeKind, WorkspaceMode};
 use agentd_protocol::SessionInfo;
 use agentd_protocol::results::AcquiredNode;
@@ -227,7 +227,7 @@ impl Site {
         }
     }
 
-    fn claim(self, home_number: u32) -> Step<Claimed> {
+    fn claim(mut self, home_number: u32) -> Step<Claimed> {
         let options = &self.inner.options;
         let agent = &self.order.agent;
         options.state.make_session(self.order.info.id)?;
@@ -246,25 +246,35 @@ impl Site {
                 path: owner.path,
                 also: Vec::new(),
             }),
-            (Some(owner), WorkspaceMode::Worktree) => {
-                let worktree = self.inner.worktrees().install(&NewWorktree {
-                    session: self.order.info.id,
-                    agent: &agent.name,
-                    workspace: &owner,
-                    user: users.shown_as_agent.unwrap_or((users.host_uid, users.host_gid)),
-                    home: &options.state.home(&self.home_name),
-                    base: None,
-                })?;
-                Some(Workspace {
-                    also: worktree.also(),
-                    path: worktree.path,
-                })
-            }
+            (Some(owner), WorkspaceMode::Worktree) => Some(self.worktree(&owner, &users)?),
         };
         Ok(Claimed {
             site: self,
             users,
             workspace,
+        })
+    }
+
+    fn worktree(&mut self, workspace: &Owner, users: &Users) -> Step<Workspace> {
+        let session = self.order.info.id;
+        let agent = &self.order.agent.name;
+        let worktree = self.inner.worktrees().install(&NewWorktree {
+            session,
+            agent,
+            workspace,
+            user: users.shown_as_agent.unwrap_or((users.host_uid, users.host_gid)),
+            home: &self.inner.options.state.home(&self.home_name),
+            base: None,
+        })?;
+        if worktree.branch != worktree::branch_name(agent, session) {
+            self.warnings.push(format!(
+                "another branch is in the way of agentd/{agent}/…; the session's is called {}",
+                worktree.branch
+            ));
+        }
+        Ok(Workspace {
+            also: worktree.also(),
+            path: worktree.path,
         })
     }
 }

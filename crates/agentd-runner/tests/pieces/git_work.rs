@@ -9,7 +9,7 @@ use agentd_runner::session::workspace::{WorkspaceOutcome, WorkspaceReport};
 use agentd_runner::session::worktree::{self, Ending, NewWorktree, Worktree, WorktreeState, Worktrees};
 use proptest::prelude::*;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 

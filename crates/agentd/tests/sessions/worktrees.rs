@@ -301,6 +301,32 @@ fn an_ordinary_users_agents_commit_with_an_identity_and_are_merged() {
     daemon.stop();
 }
 
+#[test]
+fn a_session_says_when_its_branch_has_another_name() {
+    let mut scene = Scene::bare(false);
+    let repository = scene.repository();
+    let script = "git branch --show-current; echo x > new; git add new; git commit --quiet -m work";
+    let agent = scene.agent("a", script, &in_worktree(&repository, "keep"));
+    scene.declare("", &[agent]);
+    git(&scene.env, &repository, "branch agentd");
+    let tip = git(&scene.env, &repository, "rev-parse agentd");
+    let daemon = scene.env.daemon();
+    let output = scene.env.run(&["run", "a"]);
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    let branch = stdout.trim_end();
+    assert!(branch.starts_with("agentd-a/"), "{}", shown(&output));
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains(branch),
+        "{}",
+        shown(&output)
+    );
+    let history = scene.env.ok(&["sessions", "show", &last_session(&scene.env)]);
+    assert!(history.contains("is in the way of agentd/a/"), "{history}");
+    assert_eq!(git(&scene.env, &repository, &format!("show {branch}:new")), "x");
+    assert_eq!(git(&scene.env, &repository, "rev-parse agentd"), tip);
+    daemon.stop();
+}
+
 /// A plan whose first node's work cannot be merged, and whose second needs it.
 fn plan(env: &TestEnvironment, agent: &str) -> PathBuf {
     env.write(

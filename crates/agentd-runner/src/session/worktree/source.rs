@@ -1,7 +1,7 @@
 //! The repository that a worktree is made from, as far as it has to be known: read, and never written.
 
 use super::super::error::StepError;
-use super::super::git::{At, Git, Sparse, words};
+use super::super::git::{At, Git, Sparse, refused, words};
 use super::object_id;
 use crate::runtime::engine::Owner;
 use agentd_protocol::SessionId;
@@ -163,12 +163,16 @@ impl Common {
     pub(super) fn in_the_way(&self, branch: &str) -> Result<Option<String>, StepError> {
         let at = At::Repository(&self.path);
         let above = branch.match_indices('/').map(|(end, _)| &branch[..end]);
-        for name in above.chain([branch]) {
-            let reference = format!("refs/heads/{name}");
-            let arguments = words(["rev-parse", "--verify", "--quiet", "--end-of-options", &reference]);
-            if self.git.ask(at, &arguments)?.code == 0 {
-                return Ok(Some(name.to_owned()));
-            }
+        let names: Vec<&str> = above.chain([branch]).collect();
+        let asked: String = names.iter().map(|name| format!("refs/heads/{name}\n")).collect();
+        let arguments = words(["cat-file", "--batch-check"]);
+        let answer = self.git.ask_with(at, &arguments, Some(asked.as_bytes()))?;
+        if answer.code != 0 {
+            return Err(refused(at, &arguments, &answer));
+        }
+        let mut answers = lines(&answer.output).zip(&names);
+        if let Some((_, name)) = answers.find(|(line, _)| !line.ends_with(b" missing")) {
+            return Ok(Some((*name).to_owned()));
         }
         let below = format!("refs/heads/{branch}/");
         let arguments = words([
