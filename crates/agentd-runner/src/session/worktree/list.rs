@@ -4,7 +4,6 @@ use super::super::error::StepError;
 use super::super::git::{At, Git, words};
 use super::super::{merge, state};
 use super::copy::Copy;
-use super::save::Saving;
 use super::{Saved, Worktree, Worktrees, linked, read_record, source, write_record};
 use agentd_protocol::SessionId;
 use agentd_protocol::results::{PrunedWorktree, SavedWork, WorktreeInfo};
@@ -269,18 +268,7 @@ impl Worktrees<'_> {
         }
         let work = self.take_back(git, dir, worktree)?;
         self.save(git, session, dir, worktree, &work, false)?;
-        if !work.changed.is_empty() {
-            let record = worktree.clone();
-            let saving = Saving {
-                git,
-                dir,
-                session,
-                worktree: &record,
-                copy: &work.copy,
-            };
-            worktree.saved.push(saving.save_changes()?);
-            write_record(dir, worktree)?;
-        }
+        self.save_changes(git, session, dir, worktree, &work)?;
         state::remove_all(&worktree.path)
     }
 

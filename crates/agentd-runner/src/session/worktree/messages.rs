@@ -1,0 +1,127 @@
+//! What people are told of worktrees.
+
+use super::super::workspace::{WorkspaceOutcome, WorkspaceReport};
+use super::finish::Work;
+use super::{Saved, Worktree, command_line};
+use std::path::{Path, PathBuf};
+
+/// Work that was to be merged and is not: why, where it is, and how it gets there.
+pub(super) fn unmerged(
+    worktree: &Worktree,
+    work: &Work,
+    branch: Option<&str>,
+    outcome: WorkspaceOutcome,
+    why: String,
+) -> WorkspaceReport {
+    let by_hand = branch
+        .and_then(|branch| Some((branch, worktree.base_branch.as_ref()?)))
+        .map(|(branch, _)| format!(". To merge by hand: git merge {}", crate::shell::word(branch)));
+    let message = format!(
+        "not merged: {why}; {}{}",
+        kept(worktree, work, branch),
+        by_hand.unwrap_or_default()
+    );
+    WorkspaceReport {
+        reason: Some(why),
+        ..worktree.report(outcome, message)
+    }
+}
+
+/// Where a worktree that stays is, and what is in it.
+pub(super) fn kept(worktree: &Worktree, work: &Work, branch: Option<&str>) -> String {
+    let mut said = format!("the worktree {} is there", worktree.path.display());
+    if let Some(branch) = branch {
+        said.push_str(&format!(
+            ", and its commits are on the branch {branch} of {}",
+            worktree.repository.display()
+        ));
+    }
+    if !work.changed.is_empty() {
+        said.push_str(&format!("; {} not committed", changes(&work.changed)));
+    }
+    said.push_str(&kept_names(worktree));
+    let euid = rustix::process::geteuid();
+    if euid.is_root() && worktree.uid != 0 {
+        said.push_str(&format!(
+            "; it belongs to user {}: as another one, `{}` looks at it",
+            worktree.uid,
+            foreign_status(&worktree.path)
+        ));
+    }
+    said
+}
+
+/// Git refuses to look at what belongs to another user, unless it is told that this is meant.
+fn foreign_status(path: &Path) -> String {
+    let path = crate::shell::word(path);
+    format!("git -c safe.directory={path} -C {path} status")
+}
+
+/// The first of the changed paths, and how many there are.
+pub(super) fn changes(changed: &[Vec<u8>]) -> String {
+    const SHOWN: usize = 3;
+    let names: Vec<_> = changed
+        .iter()
+        .take(SHOWN)
+        .map(|name| String::from_utf8_lossy(name))
+        .collect();
+    let names = names.join(", ");
+    match changed.len() {
+        1 => format!("{names} is"),
+        count if count <= SHOWN => format!("{names} are"),
+        count => format!("{names} and {} more paths are", count - SHOWN),
+    }
+}
+
+/// The names that are kept besides the branch, with the command that makes a branch of each.
+pub(super) fn kept_names(worktree: &Worktree) -> String {
+    let one = |saved: &Saved| {
+        let short: String = saved.commit.chars().take(12).collect();
+        let command = format!(
+            "branch recovered-{short} {}",
+            crate::shell::word(&saved.reference)
+        );
+        format!(
+            "; {} as {}: `{}` makes a branch of it",
+            saved.what,
+            saved.reference,
+            command_line(&worktree.repository, &command)
+        )
+    };
+    worktree.saved.iter().map(one).collect()
+}
+
+/// Files that stay although their session is removed, for people.
+pub(in super::super) fn kept_files(worktree: &Worktree) -> String {
+    format!(
+        "its worktree {}, which has changes that are nowhere else (`agentd worktrees prune --force` keeps them under a name \
+         and removes the files){}",
+        worktree.path.display(),
+        kept_names(worktree)
+    )
+}
+
+/// Commits that stay although their session and its files are removed, for people.
+pub(in super::super) fn kept_commits(worktree: &Worktree) -> String {
+    format!(
+        "its commits in {}, which are on no other branch: {}{}",
+        worktree.repository.display(),
+        worktree.branch,
+        kept_names(worktree)
+    )
+}
+
+pub(super) fn stays_for(worktree: &Worktree, nested: &[PathBuf]) -> String {
+    let name = nested
+        .first()
+        .map(|path| path.display().to_string())
+        .unwrap_or_default();
+    format!(
+        "; the worktree {} stays, since {name} is a repository of its own, which may have work that is nowhere else",
+        worktree.path.display()
+    )
+}
+
+pub(super) fn many(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
