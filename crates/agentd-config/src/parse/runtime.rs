@@ -127,6 +127,28 @@ fn process(reading: &mut Reading<'_>, section: &Section<'_>, isolation: &Isolati
     }
 }
 
+/// Whether a container may be given a workspace of root's. A process has a user of its own and gains nothing by it.
+pub(super) fn allow_root_workspace(
+    reading: &mut Reading<'_>,
+    section: &Section<'_>,
+    runtime: RuntimeKind,
+) -> bool {
+    let key = "allow_root_workspace";
+    let allowed = reading.maybe(section.boolean(key)).unwrap_or_default();
+    if allowed
+        && runtime == RuntimeKind::Process
+        && let Some(span) = section.span_of(key)
+    {
+        let message = format!(
+            "{} cannot be honoured: with runtime = \"process\" the agent never acts as root, and needs a workspace that \
+             its own user may write; take it away (`agentd check` says how to let that user write), or use \"podman\"",
+            section.path(key)
+        );
+        reading.wrong(section.error_at(&span, key, message));
+    }
+    allowed
+}
+
 /// Where the workspace is in the container.
 pub(super) fn workdir(
     reading: &mut Reading<'_>,
