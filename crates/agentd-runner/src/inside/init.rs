@@ -1,6 +1,6 @@
 //! The first process of a session's container.
 //!
-//! A program of its own in one file, without any crate: `build.rs` compiles it into a static executable that works
+//! A program of its own, without any crate: `build.rs` compiles it into a static executable that works
 //! in an image that holds nothing else. It reads `launch` in the session's run directory, which says what to run
 //! and which secrets become variables, starts the agent, passes signals on, reaps what the agent leaves, writes
 //! down how the agent ended, and ends the same way, with which the kernel ends everything else in the container.
@@ -11,7 +11,11 @@
 
 #![allow(unsafe_code)] // The standard library has no signal masks, process groups or waiting for any child.
 
-use std::ffi::{OsStr, OsString};
+#[path = "../../../agentd-supervisor/src/start_error/cause.rs"]
+mod cause;
+
+use cause::{Attempt, Cause};
+use std::ffi::{CString, OsStr, OsString, c_char};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -212,16 +216,7 @@ fn run() -> Result<i32, (i32, String)> {
     let mut command = command_of(&launch).map_err(not_started)?;
     std::env::set_current_dir(&launch.cwd)
         .map_err(|error| not_started(format!("cannot enter {}: {error}", launch.cwd.display())))?;
-    let child = command.spawn().map_err(|error| {
-        let name = launch.argv[0].display();
-        match error.kind() {
-            io::ErrorKind::NotFound => (
-                NOT_FOUND,
-                format!("cannot start {name}: there is no such program here"),
-            ),
-            _ => (NOT_STARTED, format!("cannot start {name}: {error}")),
-        }
-    })?;
+    let child = command.spawn().map_err(|error| not_run(&launch, &error))?;
     // Arguments, variables and secrets are the agent's now.
     drop(command);
     drop(launch);
@@ -231,6 +226,37 @@ fn run() -> Result<i32, (i32, String)> {
         let _ = writeln!(io::stderr(), "agentd-init: cannot write the status: {error}");
     }
     Ok(end.code())
+}
+
+/// The exit status, and a sentence for people.
+fn not_run(launch: &Launch, error: &io::Error) -> (i32, String) {
+    let path = launch.env.iter().find(|(name, _)| name == "PATH");
+    let attempt = Attempt {
+        program: &launch.argv[0],
+        path: path.map(|(_, value)| &**value),
+        cwd: &launch.cwd,
+        may_execute,
+    };
+    let cause = attempt.cause(error);
+    let code = match cause {
+        Cause::NotFound(_) => NOT_FOUND,
+        _ => NOT_STARTED,
+    };
+    (
+        code,
+        format!("cannot start {:?}: {}", launch.argv[0], cause.sentence()),
+    )
+}
+
+/// Asks the kernel. This process has one user, whatever it is asked as.
+fn may_execute(path: &Path) -> io::Result<()> {
+    const X_OK: i32 = 1;
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: the pointer is to a string that ends in a zero byte, and outlives the call.
+    match unsafe { access(path.as_ptr(), X_OK) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 fn command_of(launch: &Launch) -> Result<Command, String> {
@@ -365,6 +391,7 @@ struct SignalSet([u64; 16]);
 unsafe extern "C" {
     fn prctl(option: i32, ...) -> i32;
     fn setsid() -> i32;
+    fn access(path: *const c_char, mode: i32) -> i32;
     fn kill(pid: i32, signal: i32) -> i32;
     fn waitpid(pid: i32, status: *mut i32, options: i32) -> i32;
     fn sigemptyset(set: *mut SignalSet) -> i32;
