@@ -591,7 +591,7 @@ fn init_declares_no_agent_where_agents_could_not_run() {
     let output = env.run(&["init"]);
     assert!(output.status.success(), "{}", shown(&output));
     assert!(
-        String::from_utf8_lossy(&output.stderr).contains("chmod o+x"),
+        String::from_utf8_lossy(&output.stderr).contains("chmod a+x"),
         "{}",
         shown(&output)
     );

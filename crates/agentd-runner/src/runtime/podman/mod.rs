@@ -33,9 +33,9 @@ use super::users::{AGENT_ID, range_start};
 use crate::inside;
 use agentd_config::{Agent, Network};
 use agentd_protocol::{RuntimeCapabilities, SessionId};
+use agentd_supervisor::access::{self, Want};
 use agentd_supervisor::spec::{ContainerLaunch, Launch};
 pub use facts::Facts;
-use rustix::fs::{Access, AtFlags, CWD};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::fs::PermissionsExt;
@@ -311,10 +311,10 @@ impl Engine for Podman {
         }
         let PodmanSettings { euid, egid, .. } = self.settings;
         if let Some(owner) = workspace.filter(|owner| owner.uid != euid) {
-            writable(&owner.path).map_err(|error| {
+            access::ask(&owner.path, None, Want::Write).map_err(|denied| {
                 EngineError::Refused(format!(
-                    "the workspace {} belongs to user {}, and user {euid}, as whom agentd runs, cannot write it \
-                     ({error}); run agentd as its owner, or as root",
+                    "the workspace {} belongs to user {}, and agentd's own user {euid} {denied}; run agentd as its \
+                     owner, or as root",
                     owner.path.display(),
                     owner.uid
                 ))
@@ -479,10 +479,4 @@ impl Podman {
         // Root's group would be more than the workspace asks for.
         Ok(users(*uid, if *gid == 0 && *uid != 0 { own } else { *gid }, None))
     }
-}
-
-fn writable(path: &Path) -> std::io::Result<()> {
-    let access = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
-    // Of the effective user, as files are opened.
-    Ok(rustix::fs::accessat(CWD, path, access, AtFlags::EACCESS)?)
 }
