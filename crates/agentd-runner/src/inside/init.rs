@@ -19,7 +19,7 @@ use std::ffi::{CString, OsStr, OsString, c_char};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -213,6 +213,7 @@ fn run() -> Result<i32, (i32, String)> {
     let launch = read_bounded(&file, LAUNCH_BYTES_MAX)
         .and_then(|bytes| parse(&bytes).map_err(|what| format!("{} cannot be used: {what}", file.display())))
         .map_err(not_started)?;
+    open_temporary();
     let mut command = command_of(&launch).map_err(not_started)?;
     std::env::set_current_dir(&launch.cwd)
         .map_err(|error| not_started(format!("cannot enter {}: {error}", launch.cwd.display())))?;
@@ -226,6 +227,19 @@ fn run() -> Result<i32, (i32, String)> {
         let _ = writeln!(io::stderr(), "agentd-init: cannot write the status: {error}");
     }
     Ok(end.code())
+}
+
+/// Gives the directories for temporary files the mode that programs expect. They are the agent's own, and have what the
+/// image has there.
+fn open_temporary() {
+    // A process that is not the first of a container would change those of its machine.
+    if std::process::id() != 1 {
+        return;
+    }
+    for dir in ["/tmp", "/var/tmp"] {
+        // An agent that cannot write there learns it from what it tries.
+        let _ = fs::set_permissions(dir, fs::Permissions::from_mode(0o1777));
+    }
 }
 
 /// The exit status, and a sentence for people.
@@ -244,7 +258,7 @@ fn not_run(launch: &Launch, error: &io::Error) -> (i32, String) {
     };
     (
         code,
-        format!("cannot start {:?}: {}", launch.argv[0], cause.sentence()),
+        format!("cannot start {}: {}", launch.argv[0].display(), cause.sentence()),
     )
 }
 

@@ -1,6 +1,6 @@
 //! The same sessions under gVisor.
 
-use crate::sessions::{everything, terminated};
+use crate::sessions::{everything, places_are_fresh, terminated};
 use crate::support::{Kind, World, agent, script};
 use agentd_config::{Agent, Network};
 use agentd_runner::runtime::engine::Engine;
@@ -24,6 +24,23 @@ async fn a_session_as_root_gets_what_it_is_to_get() {
 async fn a_session_of_an_ordinary_user_gets_what_it_is_to_get() {
     let world = World::new(Kind::Ordinary).await;
     everything(&world, &gvisor("reviewer"), None).await;
+}
+
+#[tokio::test]
+async fn an_image_with_temporary_files_gives_none_of_them() {
+    let with_host = Agent {
+        network: Network::Host,
+        ..gvisor("a")
+    };
+    for (kind, agents) in [
+        (Kind::Root, vec![gvisor("a"), with_host]),
+        (Kind::Ordinary, vec![gvisor("a")]),
+    ] {
+        let world = World::new(kind).await;
+        for agent in agents {
+            places_are_fresh(&world, &agent).await;
+        }
+    }
 }
 
 #[tokio::test]
