@@ -63,9 +63,9 @@ impl Attempt<'_> {
     /// Looks for the cause of an error of `exec`. The directory to begin in is known to be usable.
     pub(crate) fn cause(&self, error: &io::Error) -> Cause {
         match error.kind() {
-            io::ErrorKind::ArgumentListTooLong => {
-                Cause::Other("its arguments and environment are longer than the kernel takes".into())
-            }
+            io::ErrorKind::ArgumentListTooLong => Cause::Other(
+                "its arguments and environment are too long: longer than the kernel takes".into(),
+            ),
             io::ErrorKind::WouldBlock => Cause::Other("its user has as many processes as it may".into()),
             _ => self.look(error),
         }

@@ -51,6 +51,17 @@ const INIT_FILE: &str = "/run/agentd/init";
 const BRIDGE_FILE: &str = "/run/agentd/mcp";
 /// Where a workspace is inside unless the agent says otherwise.
 pub const WORKDIR_DEFAULT: &str = "/workspace";
+/// Where a session has something of its own, so that what an image has there is not seen.
+pub const PLACES: [&str; 8] = [
+    "/dev",
+    "/proc",
+    "/sys",
+    "/run",
+    "/tmp",
+    "/var/tmp",
+    "/home",
+    WORKDIR_DEFAULT,
+];
 const PATH_INSIDE: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The label that says which agentd a container belongs to.
