@@ -5,7 +5,7 @@ use crate::support::{Kind, World, agent, script};
 use agentd_config::{Agent, Network};
 use agentd_runner::runtime::engine::Engine;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 fn gvisor(name: &str) -> Agent {
     Agent {
@@ -41,6 +41,25 @@ async fn an_image_with_temporary_files_gives_none_of_them() {
             places_are_fresh(&world, &agent).await;
         }
     }
+}
+
+#[tokio::test]
+async fn what_its_file_server_cannot_reach_is_opened_by_the_command_that_is_printed() {
+    let world = World::new(Kind::Root).await;
+    let outer = world.dir("outer one", 0o700, None);
+    let docs = outer.join("inner/docs");
+    fs::create_dir_all(&docs).unwrap();
+    fs::set_permissions(outer.join("inner"), fs::Permissions::from_mode(0o700)).unwrap();
+    let agent = Agent {
+        context: vec![docs],
+        ..gvisor("a")
+    };
+    let problems = world.engine.check(&agent);
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    let remedy = problems[0].message.split('`').nth(1).unwrap();
+    let status = std::process::Command::new("sh").args(["-c", remedy]).status();
+    assert!(status.unwrap().success(), "{remedy}");
+    assert_eq!(world.engine.check(&agent), []);
 }
 
 #[tokio::test]

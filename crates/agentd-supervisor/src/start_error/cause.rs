@@ -59,6 +59,15 @@ impl Cause {
     }
 }
 
+/// What is at one of the places where the program may be.
+enum Found {
+    Nothing,
+    /// A directory on the way that cannot be entered.
+    Closed,
+    /// A file, and what is wrong with it.
+    Program(Option<Cause>),
+}
+
 impl Attempt<'_> {
     /// Looks for the cause of an error of `exec`. The directory to begin in is known to be usable.
     pub(crate) fn cause(&self, error: &io::Error) -> Cause {
@@ -67,26 +76,30 @@ impl Attempt<'_> {
                 "its arguments and environment are too long: longer than the kernel takes".into(),
             ),
             io::ErrorKind::WouldBlock => Cause::Other("its user has as many processes as it may".into()),
-            _ => self.look(error),
+            _ => self.look().unwrap_or_else(|| {
+                let program = self.program.display();
+                Cause::Other(format!("{program}: {error}"))
+            }),
         }
     }
 
-    fn look(&self, error: &io::Error) -> Cause {
+    /// What would keep the program from being started; nothing when nothing is seen.
+    pub(crate) fn look(&self) -> Option<Cause> {
         let mut refused = None;
         for candidate in self.candidates() {
-            match self.try_one(&candidate, error) {
-                Ok(()) => {}
-                // What was found is more than a directory that could not be looked into.
-                Err(Cause::Closed(path)) => {
-                    refused.get_or_insert(Cause::Closed(path));
+            match self.try_one(&candidate) {
+                Found::Nothing => {}
+                Found::Program(cause) => return cause,
+                // A file that is found counts for more than a directory that could not be looked into.
+                Found::Closed => {
+                    refused.get_or_insert(Cause::Closed(candidate));
                 }
-                Err(cause) => return cause,
             }
         }
-        match refused {
+        Some(match refused {
             Some(cause) if self.names_a_path() => cause,
             refused => Cause::NotFound(self.not_found(refused)),
-        }
+        })
     }
 
     fn names_a_path(&self) -> bool {
@@ -112,32 +125,28 @@ impl Attempt<'_> {
         format!("not found: there is no such program in PATH ({shown}){closed}")
     }
 
-    /// Nothing when there is no such file.
-    fn try_one(&self, path: &Path, error: &io::Error) -> Result<(), Cause> {
+    fn try_one(&self, path: &Path) -> Found {
         let metadata = match fs::metadata(path) {
             Ok(metadata) => metadata,
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                return Err(Cause::Closed(path.to_owned()));
-            }
-            Err(_) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Found::Closed,
+            Err(_) => return Found::Nothing,
         };
         let shown = path.display();
         if !metadata.is_file() {
-            return Err(Cause::Other(format!(
+            return Found::Program(Some(Cause::Other(format!(
                 "{shown} is not a file that can be executed"
-            )));
+            ))));
         }
         if (self.may_execute)(path).is_err() {
-            return Err(match metadata.permissions().mode() & 0o111 {
+            return Found::Program(Some(match metadata.permissions().mode() & 0o111 {
                 0o111 => Cause::Other(format!(
                     "{shown} may not be executed: its file system is mounted noexec, or an access list or a security \
                      module forbids it"
                 )),
                 _ => Cause::NotExecutable(path.to_owned()),
-            });
+            }));
         }
-        let cause = self.interpreter_of(path, INTERPRETERS_MAX);
-        Err(Cause::Other(cause.unwrap_or_else(|| format!("{shown}: {error}"))))
+        Found::Program(self.interpreter_of(path, INTERPRETERS_MAX).map(Cause::Other))
     }
 
     /// What is wrong with what the kernel starts in a program's place, as far as that can be seen.

@@ -32,12 +32,28 @@ impl StartError {
 /// Finds out what was in the way of a command that could not be started as this user, or as this process's own.
 #[must_use]
 pub fn explain(command: &Command, user: Option<&ProcessUser>, error: &io::Error) -> StartError {
+    let found = look(command, user, |attempt| Some(attempt.cause(error)));
+    // Without having found out more than the kernel has said.
+    found.unwrap_or_else(|| StartError::other(error.to_string()))
+}
+
+/// Finds out what would keep a command from being started, without starting it. Nothing when nothing is seen.
+#[must_use]
+pub fn examine(command: &Command, user: Option<&ProcessUser>) -> Option<StartError> {
+    look(command, user, |attempt| attempt.look())
+}
+
+fn look(
+    command: &Command,
+    user: Option<&ProcessUser>,
+    find: impl FnOnce(&Attempt<'_>) -> Option<Cause> + Send,
+) -> Option<StartError> {
     let cwd = match command.get_current_dir() {
         Some(cwd) => cwd.to_owned(),
         None => std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
     };
     if let Some(why) = unusable_dir(&cwd, user) {
-        return StartError::other(why);
+        return Some(StartError::other(why));
     }
     let path = path_of(command);
     let attempt = Attempt {
@@ -46,16 +62,12 @@ pub fn explain(command: &Command, user: Option<&ProcessUser>, error: &io::Error)
         cwd: &cwd,
         may_execute: access::may_enter,
     };
-    match access::as_user(user, || attempt.cause(error)) {
-        Ok(cause) => told(&cause, user),
-        // Without having found out more than the kernel has said.
-        Err(_) => StartError::other(error.to_string()),
-    }
+    let cause = access::as_user(user, || find(&attempt)).ok().flatten()?;
+    Some(told(&cause, user))
 }
 
 /// What keeps a user from beginning in a directory.
-#[must_use]
-pub fn unusable_dir(dir: &Path, user: Option<&ProcessUser>) -> Option<String> {
+fn unusable_dir(dir: &Path, user: Option<&ProcessUser>) -> Option<String> {
     let shown = dir.display();
     match dir.metadata() {
         Ok(metadata) if !metadata.is_dir() => {
@@ -158,7 +170,9 @@ mod tests {
             command.uid(user.uid).gid(user.gid);
         }
         let error = command.spawn().expect_err("it cannot be started");
-        explain(&command, user.as_ref(), &error)
+        let explained = explain(&command, user.as_ref(), &error);
+        assert_eq!(examine(&command, user.as_ref()), Some(explained.clone()));
+        explained
     }
 
     #[test]
@@ -275,6 +289,12 @@ mod tests {
             );
         }
         let mut command = command();
+        let as_user = ProcessUser {
+            uid: user,
+            gid: user,
+            groups: Vec::new(),
+        };
+        assert_eq!(examine(&command, Some(&as_user)), None);
         assert!(command.uid(user).gid(user).status().unwrap().success());
     }
 

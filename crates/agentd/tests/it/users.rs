@@ -230,6 +230,41 @@ fn the_way_to_agentds_state_is_opened_by_the_command_that_is_printed() {
     assert_eq!(env.ok(&["run", "hi"]), "p\n");
 }
 
+/// A home of agentd's with a blank in its path: whatever is too open or too closed there.
+#[test]
+fn what_check_prints_about_agentds_own_files_mends_it() {
+    let mut env = TestEnvironment::new();
+    let home = dir(env.path("a home"), 0o777);
+    env.set("AGENTD_HOME", &home);
+    dir(home.join("secrets"), 0o777);
+    let file = |name: &str, text: &str, mode: u32| {
+        fs::write(home.join(name), text).unwrap();
+        fs::set_permissions(home.join(name), fs::Permissions::from_mode(mode)).unwrap();
+    };
+    file(".env", "RUST_LOG=agentd=info\n", 0o644);
+    let config = "[[agents]]\nname = \"a\"\nruntime = \"process\"\nharness = \"custom\"\nprompt = \"p\"\n\
+                  command = [\"echo\"]\ncredentials = [\"KEY\"]\n";
+    file("agentd.toml", config, 0o666);
+    file("secrets/KEY", "a value that is long enough", 0o644);
+    let mut remedies = Vec::new();
+    // Each round says what the one before left: bounded by what there is to mend.
+    for _ in 0..8 {
+        let said = shown(&env.run(&["check"])).replace('\n', " ");
+        let Some(remedy) = said.split('`').find(|part| part.starts_with("chmod ")) else {
+            break;
+        };
+        shell(&env, remedy);
+        remedies.push(remedy.to_owned());
+    }
+    for wanted in ["o-w", "700", "600"] {
+        assert!(
+            remedies.iter().any(|remedy| remedy.contains(wanted)),
+            "{wanted}: {remedies:?}"
+        );
+    }
+    env.ok(&["check"]);
+}
+
 /// A worktree is the agent's own; its repository need not let it write.
 #[test]
 fn a_worktree_asks_for_no_right_to_its_repository() {

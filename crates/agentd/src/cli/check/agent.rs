@@ -10,6 +10,10 @@ use agentd_runner::session::secrets::SecretStore;
 use agentd_runner::session::{materials, mission, own, workspace};
 use agentd_store::sqlite::HomeNumbers;
 use agentd_supervisor::access::shell_word;
+use agentd_supervisor::start_error;
+use agentd_supervisor::tools::ProcessUser;
+use std::ffi::OsStr;
+use std::process::Command;
 
 pub(super) fn examine(
     settings: &Settings,
@@ -19,7 +23,7 @@ pub(super) fn examine(
     agent: &Agent,
 ) -> Vec<Finding> {
     let mut findings = Vec::new();
-    program(&mut findings, environment, agent);
+    program(&mut findings, environment, engine, agent);
     if let Err(error) = mission::check_file(agent) {
         findings.push(Finding::error("prompt_file", error.to_string()));
     }
@@ -57,18 +61,34 @@ pub(super) fn store(settings: &Settings) -> Vec<Finding> {
     }
 }
 
-/// In a container it is the image that has the program.
-fn program(findings: &mut Vec<Finding>, environment: &Environment, agent: &Agent) {
-    if agent.runtime != RuntimeKind::Process || agent.env.contains_key("PATH") {
-        return;
-    }
-    let Some(program) = agent.command.first() else {
+/// In a container it is the image that has the program. One that is named from the working directory is not looked for.
+fn program(
+    findings: &mut Vec<Finding>,
+    environment: &Environment,
+    engine: Option<&dyn Engine>,
+    agent: &Agent,
+) {
+    let (RuntimeKind::Process, Some(program), Some(engine)) = (agent.runtime, agent.command.first(), engine)
+    else {
         return;
     };
-    let relative = program.contains('/') && !program.starts_with('/');
-    if !relative && environment.program(program).is_none() {
-        let message = format!("{program} is no program that can be run here");
-        findings.push(Finding::error("command", message));
+    if program.contains('/') && !program.starts_with('/') {
+        return;
+    }
+    let mut command = Command::new(program);
+    command.current_dir("/");
+    let own = agent.env.get("PATH").map(OsStr::new);
+    if let Some(path) = own.or_else(|| environment.get("PATH")) {
+        command.env("PATH", path);
+    }
+    // Whichever home it is, its user is nobody to the files of this machine.
+    let user = engine.users(agent, 0, None).ok().map(|users| ProcessUser {
+        uid: users.host_uid,
+        gid: users.host_gid,
+        groups: Vec::new(),
+    });
+    if let Some(error) = start_error::examine(&command, user.as_ref()) {
+        findings.push(Finding::error("command", format!("{program}: {}", error.why)));
     }
 }
 
