@@ -260,7 +260,7 @@ mod tests {
         let target = dir_in(&second, "target", 0o755);
         let other = user(4711, &[]);
         let denied = ask(&target, Some(&other), Want::Write).unwrap_err();
-        assert_eq!(denied.closed, [first.clone(), second.clone()]);
+        assert_eq!(denied.closed, [&*first, &*second]);
         assert!(denied.own.is_some());
         let said = denied.to_string();
         assert!(
@@ -274,7 +274,7 @@ mod tests {
         fs::set_permissions(&first, fs::Permissions::from_mode(0o711)).unwrap();
         assert_eq!(
             ask(&target, Some(&other), Want::Read).unwrap_err().closed,
-            [second.clone()]
+            [&*second]
         );
         // A group of the user's, one that is not the first.
         chown(&second, None, Some(4712)).unwrap();

@@ -32,7 +32,7 @@ impl StartError {
 /// Finds out what was in the way of a command that could not be started as this user, or as this process's own.
 #[must_use]
 pub fn explain(command: &Command, user: Option<&ProcessUser>, error: &io::Error) -> StartError {
-    let found = look(command, user, |attempt| Some(attempt.cause(error)));
+    let found = look(command, user, Some(error));
     // Without having found out more than the kernel has said.
     found.unwrap_or_else(|| StartError::other(error.to_string()))
 }
@@ -40,14 +40,10 @@ pub fn explain(command: &Command, user: Option<&ProcessUser>, error: &io::Error)
 /// Finds out what would keep a command from being started, without starting it. Nothing when nothing is seen.
 #[must_use]
 pub fn examine(command: &Command, user: Option<&ProcessUser>) -> Option<StartError> {
-    look(command, user, |attempt| attempt.look())
+    look(command, user, None)
 }
 
-fn look(
-    command: &Command,
-    user: Option<&ProcessUser>,
-    find: impl FnOnce(&Attempt<'_>) -> Option<Cause> + Send,
-) -> Option<StartError> {
+fn look(command: &Command, user: Option<&ProcessUser>, error: Option<&io::Error>) -> Option<StartError> {
     let cwd = match command.get_current_dir() {
         Some(cwd) => cwd.to_owned(),
         None => std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
@@ -62,7 +58,11 @@ fn look(
         cwd: &cwd,
         may_execute: access::may_enter,
     };
-    let cause = access::as_user(user, || find(&attempt)).ok().flatten()?;
+    let cause = access::as_user(user, || match error {
+        Some(error) => Some(attempt.cause(error)),
+        None => attempt.look(),
+    });
+    let cause = cause.ok().flatten()?;
     Some(told(&cause, user))
 }
 
