@@ -47,14 +47,17 @@ pub struct Denied {
 }
 
 impl Denied {
+    /// Whether the path itself refuses for lack of a right. A read-only file system or an immutable file refuses everyone.
+    #[must_use]
+    pub fn lacks_right(&self) -> bool {
+        let number = self.own.as_ref().and_then(io::Error::raw_os_error);
+        number == Some(libc::EACCES)
+    }
+
     /// Every directory that does not let the user through for lack of permission, the path itself included.
     #[must_use]
     pub fn all_closed(&self) -> Vec<PathBuf> {
-        let own = self
-            .own
-            .as_ref()
-            .filter(|error| error.kind() == io::ErrorKind::PermissionDenied);
-        let own = own.map(|_| self.path.clone());
+        let own = self.lacks_right().then(|| self.path.clone());
         self.closed.iter().cloned().chain(own).collect()
     }
 }

@@ -13,7 +13,7 @@ const NETWORK_BYTES_MAX: usize = 128;
 const MEMORY_BYTES: std::ops::RangeInclusive<u64> = 4 << 20..=1 << 50;
 const CPUS: std::ops::RangeInclusive<f64> = 0.01..=4096.0;
 /// What agentd and the engine put into a container themselves.
-const TAKEN: [&str; 6] = ["/run", "/proc", "/sys", "/dev", "/tmp", "/home"];
+const TAKEN: [&str; 7] = ["/run", "/proc", "/sys", "/dev", "/tmp", "/var/tmp", "/home"];
 /// Words that Podman takes for ways of networking, and not for a network's name.
 const ENGINE_MODES: [&str; 6] = ["private", "slirp4netns", "pasta", "container", "ns", "default"];
 

@@ -2,26 +2,23 @@
 
 use agentd_supervisor::access::{Denied, shell_word, shell_words};
 use rustix::io::Errno;
-use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// What gives `user` what it was denied, or another way out where no right would help.
 pub(super) fn advice(denied: &Denied, workspace: &Path, user: u32, path: &str) -> String {
     const PODMAN: &str = "choose the runtime podman, which works as the workspace's owner";
-    if let Some(error) = &denied.own
-        && error.kind() != ErrorKind::PermissionDenied
-    {
+    if denied.own.is_some() && !denied.lacks_right() {
         return format!("no right would let it write there: choose another workspace, or {PODMAN}");
     }
     let mut commands = Vec::new();
     let mut uses_lists = false;
-    let closed: Vec<PathBuf> = denied.closed.clone();
+    let closed = &denied.closed;
     if !closed.is_empty() {
         if closed.iter().all(|dir| has_access_lists(dir)) {
             uses_lists = true;
-            commands.push(format!("setfacl -m u:{user}:x {}", shell_words(&closed)));
+            commands.push(format!("setfacl -m u:{user}:x {}", shell_words(closed)));
         } else {
-            commands.push(super::opening(&closed));
+            commands.push(super::opening(closed));
         }
     }
     let word = shell_word(workspace);

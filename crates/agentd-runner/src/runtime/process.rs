@@ -14,7 +14,7 @@ use super::users::{AGENT_ID, range_start};
 use super::{closed_above, grant, opening, single_user, sweep};
 use agentd_config::{Agent, Network, WorkspaceMode};
 use agentd_protocol::{RuntimeCapabilities, SessionId};
-use agentd_supervisor::access::{self, Denied, Want};
+use agentd_supervisor::access::{self, Want};
 use agentd_supervisor::spec::{Launch, ProcessLaunch};
 use std::path::PathBuf;
 
@@ -127,35 +127,30 @@ impl Engine for Process {
         home_number: u32,
         workspace: Option<&Owner>,
     ) -> Result<Users, EngineError> {
+        let users = if self.is_root() {
+            let start = range_start(self.id_range_start, home_number)?;
+            same(start + AGENT_ID, start + AGENT_ID, Some(start))
+        } else {
+            same(self.euid, self.egid, None)
+        };
         // A worktree is made for the agent's own user; the workspace itself is not written to by it.
-        let workspace = workspace.filter(|_| agent.workspace_mode == WorkspaceMode::Directory);
-        if !self.is_root() {
-            let users = same(self.euid, self.egid, None);
-            return match workspace.map(|owner| (owner, access::ask(&owner.path, None, Want::Write))) {
-                Some((owner, Err(denied))) => {
-                    let advice = "run agentd as its owner, or as root with the runtime podman";
-                    Err(refused(owner, self.euid, &denied, advice))
-                }
-                _ => Ok(users),
-            };
-        }
-        let start = range_start(self.id_range_start, home_number)?;
-        let own = start + AGENT_ID;
-        let asked = workspace.map(|owner| {
-            (
-                owner,
-                access::ask(&owner.path, Some(&single_user(own)), Want::Write),
-            )
-        });
-        match asked {
-            Some((owner, Err(denied))) => Err(refused(
-                owner,
-                own,
-                &denied,
-                &grant::advice(&denied, &owner.path, own, self.path()),
-            )),
-            _ => Ok(same(own, own, Some(start))),
-        }
+        let Some(owner) = workspace.filter(|_| agent.workspace_mode == WorkspaceMode::Directory) else {
+            return Ok(users);
+        };
+        let user = self.is_root().then(|| single_user(users.host_uid));
+        let Err(denied) = access::ask(&owner.path, user.as_ref(), Want::Write) else {
+            return Ok(users);
+        };
+        let advice = match user {
+            Some(user) => grant::advice(&denied, &owner.path, user.uid, self.path()),
+            None => "run agentd as its owner, or as root with the runtime podman".into(),
+        };
+        Err(EngineError::Refused(format!(
+            "the workspace {} belongs to user {}, and the agent's user {} {denied}; {advice}",
+            owner.path.display(),
+            owner.uid,
+            users.host_uid
+        )))
     }
 
     fn inside(&self, order: &Environment) -> Inside {
@@ -227,13 +222,4 @@ fn same(uid: u32, gid: u32, range_start: Option<u32>) -> Users {
         range_start,
         shown_as_agent: None,
     }
-}
-
-/// For a workspace that the agent's user cannot write.
-fn refused(owner: &Owner, user: u32, denied: &Denied, advice: &str) -> EngineError {
-    EngineError::Refused(format!(
-        "the workspace {} belongs to user {}, and the agent's user {user} {denied}; {advice}",
-        owner.path.display(),
-        owner.uid
-    ))
 }

@@ -93,7 +93,7 @@ fn workdir(agent: &Agent, problems: &mut Problems) {
 /// Places of the container's own, which nothing may be mounted on.
 pub(super) fn is_taken(workdir: &Path) -> bool {
     let below = ["/proc", "/sys", "/dev", RUN_DIR, SECRETS_DIR];
-    let exactly = ["/", "/run", "/tmp", "/etc", "/home"];
+    let exactly = ["/", "/run", "/tmp", "/var/tmp", "/etc", "/home"];
     below.iter().any(|place| workdir.starts_with(place))
         || exactly.iter().any(|place| workdir == Path::new(place))
         || workdir.components().any(|part| part == Component::ParentDir)
@@ -307,6 +307,7 @@ mod tests {
             "/run/secrets",
             "/proc/1",
             "/home",
+            "/var/tmp",
             "/a/../proc",
         ] {
             assert!(is_taken(Path::new(taken)), "{taken}");

@@ -81,7 +81,7 @@ fn program(
     if let Some(path) = own.or_else(|| environment.get("PATH")) {
         command.env("PATH", path);
     }
-    // Whichever home it is, its user is nobody to the files of this machine.
+    // The users of all homes are alike to the programs of this machine.
     let user = engine.users(agent, 0, None).ok().map(|users| ProcessUser {
         uid: users.host_uid,
         gid: users.host_gid,
