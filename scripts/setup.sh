@@ -8,8 +8,8 @@ programs="cc git"
 user=
 if [ "${1:-build}" = test ]; then
     user=agentd-test
-    packages="$packages netcat-openbsd python3 python3-venv procps util-linux shellcheck"
-    programs="$programs nc python3 ps prlimit setsid shellcheck"
+    packages="$packages netcat-openbsd python3 python3-venv procps util-linux shellcheck acl"
+    programs="$programs nc python3 ps prlimit setsid shellcheck setfacl"
     packages="$packages podman runc runsc conmon netavark aardvark-dns iptables uidmap slirp4netns fuse-overlayfs busybox-static"
     programs="$programs podman runc runsc conmon iptables newuidmap slirp4netns fuse-overlayfs busybox"
 fi

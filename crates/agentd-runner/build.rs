@@ -7,7 +7,11 @@ use std::process::{Command, ExitCode};
 
 /// Source, what else it is made of, and the program's name.
 const PROGRAMS: [(&str, &[&str], &str); 2] = [
-    ("src/inside/init.rs", &[], "agentd-init"),
+    (
+        "src/inside/init.rs",
+        &["../agentd-supervisor/src/start_error/cause.rs"],
+        "agentd-init",
+    ),
     (
         "../mcp-transport/src/bridge_main.rs",
         &["../mcp-transport/src/bridge.rs"],

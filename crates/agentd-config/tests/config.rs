@@ -581,6 +581,10 @@ fn what_is_wrong_is_told_where_it_stands() {
             process("workspace = '/srv'\nworkdir = '/w'"),
             "6:11: agents.a.workdir cannot be honoured: runtime = \"process\" has its workspace where it is; take it away, or use \"podman\"",
         ),
+        (
+            process("workspace = '/srv'\nallow_root_workspace = true"),
+            "6:24: agents.a.allow_root_workspace cannot be honoured: with runtime = \"process\" the agent never acts as root, and needs a workspace that its own user may write; take it away (`agentd check` says how to let that user write), or use \"podman\"",
+        ),
         // where it works
         (
             agent("workspace_mode = 'worktree'"),

@@ -29,6 +29,7 @@ mod tx;
 mod waiters;
 mod writer;
 
+pub use homes::HomeNumbers;
 pub use open::{OpenError, Opened};
 
 use crate::{

@@ -6,7 +6,7 @@ use agentd_protocol::requests::*;
 use agentd_protocol::results::*;
 use agentd_protocol::{NodeStatus, Trigger, TriggerKind};
 use agentd_store::session::{HomeNumber, InstanceId, NewSession};
-use agentd_store::sqlite::{OpenError, SqliteStore};
+use agentd_store::sqlite::{HomeNumbers, OpenError, SqliteStore};
 use agentd_store::{Command, Query, Store, StoreOptions, ask, execute};
 use std::path::{Path, PathBuf};
 
@@ -83,6 +83,42 @@ async fn a_database_of_the_first_version_is_migrated() {
     let (store, _) = SqliteStore::open(&new, StoreOptions::default()).unwrap();
     store.close().await;
     assert_eq!(shape(&path), shape(&new), "it is as a new one is made");
+}
+
+#[tokio::test]
+async fn numbers_of_homes_are_read_beside_a_store_and_without_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let read = |path: &Path| HomeNumbers::read(path).unwrap();
+    let number = async |store: &SqliteStore, name: &str| -> u32 {
+        let home: HomeNumber = execute(store, Command::NumberHome(name.into())).await.unwrap();
+        home.number
+    };
+    // One that is not there is not made, and one of before there were homes has none.
+    let path = folder.path().join("a ?#b.db");
+    assert_eq!(read(&path).number("a"), 0);
+    assert!(!path.exists());
+    assert_eq!(read(&first_version(folder.path())).number("a"), 0);
+    let (store, _) = SqliteStore::open(&path, StoreOptions::default()).unwrap();
+    for (name, expected) in [("a", 0), ("b", 1)] {
+        let foretold = read(&path).number(name);
+        assert_eq!((foretold, number(&store, name).await), (expected, expected));
+    }
+    let mut numbers = read(&path);
+    assert_eq!(
+        ["c", "b", "d", "c", "a"].map(|name| numbers.number(name)),
+        [2, 1, 3, 2, 0]
+    );
+    store.close().await;
+    let files = |folder: &Path| folder.read_dir().unwrap().count();
+    let before = files(folder.path());
+    assert_eq!(["c", "b"].map(|name| read(&path).number(name)), [2, 1]);
+    assert_eq!(files(folder.path()), before, "nothing is written");
+    std::fs::write(
+        &path,
+        "no database at all, and longer than a header of one would have to be",
+    )
+    .unwrap();
+    HomeNumbers::read(&path).unwrap_err();
 }
 
 #[tokio::test]

@@ -13,12 +13,14 @@
 //!
 //! - [`spec`], [`tools`], [`record`] and [`dir`] are the contract: what a supervisor is told, what it tells, and where.
 //! - [`spawn`], [`control`], [`follow`], [`records`], [`calls`], [`transcript`] and [`sweep`] are for agentd.
+//! - [`access`] and [`start_error`] say what a user may do with files, and why a program could not be started.
 //! - [`supervisor_main`] is the process. [`guard`]s stand between it and its plugins: its program must come to
 //!   [`guard::plugin_main`] when it is started with [`guard::PLUGIN_COMMAND`].
 //!
 //! *Architecture Invariant:* a supervisor needs no agentd for anything. It is told everything before it starts; what it
 //! tells is in files.
 
+pub mod access;
 pub mod calls;
 pub mod control;
 pub mod dir;
@@ -32,6 +34,7 @@ pub mod records;
 pub mod redact;
 pub mod spawn;
 pub mod spec;
+pub mod start_error;
 mod supervise;
 pub mod sweep;
 pub mod tools;

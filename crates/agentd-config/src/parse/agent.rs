@@ -104,9 +104,7 @@ pub(super) fn read<'a>(reading: &mut Reading<'_>, section: Section<'a>) -> Optio
         uncommitted: workspace.uncommitted,
         on_unmerged: workspace.on_unmerged,
         workdir: workspace.workdir,
-        allow_root_workspace: reading
-            .maybe(section.boolean("allow_root_workspace"))
-            .unwrap_or_default(),
+        allow_root_workspace: runtime::allow_root_workspace(reading, &section, runtime),
         credentials,
         context: shared(reading, &section, "context"),
         skills: shared(reading, &section, "skills"),

@@ -13,7 +13,7 @@ const NETWORK_BYTES_MAX: usize = 128;
 const MEMORY_BYTES: std::ops::RangeInclusive<u64> = 4 << 20..=1 << 50;
 const CPUS: std::ops::RangeInclusive<f64> = 0.01..=4096.0;
 /// What agentd and the engine put into a container themselves.
-const TAKEN: [&str; 6] = ["/run", "/proc", "/sys", "/dev", "/tmp", "/home"];
+const TAKEN: [&str; 7] = ["/run", "/proc", "/sys", "/dev", "/tmp", "/var/tmp", "/home"];
 /// Words that Podman takes for ways of networking, and not for a network's name.
 const ENGINE_MODES: [&str; 6] = ["private", "slirp4netns", "pasta", "container", "ns", "default"];
 
@@ -125,6 +125,28 @@ fn process(reading: &mut Reading<'_>, section: &Section<'_>, isolation: &Isolati
         );
         reading.wrong(section.error_at(&span, "network", message));
     }
+}
+
+/// Whether a container may be given a workspace of root's. A process has a user of its own and gains nothing by it.
+pub(super) fn allow_root_workspace(
+    reading: &mut Reading<'_>,
+    section: &Section<'_>,
+    runtime: RuntimeKind,
+) -> bool {
+    let key = "allow_root_workspace";
+    let allowed = reading.maybe(section.boolean(key)).unwrap_or_default();
+    if allowed
+        && runtime == RuntimeKind::Process
+        && let Some(span) = section.span_of(key)
+    {
+        let message = format!(
+            "{} cannot be honoured: with runtime = \"process\" the agent never acts as root, and needs a workspace that \
+             its own user may write; take it away (`agentd check` says how to let that user write), or use \"podman\"",
+            section.path(key)
+        );
+        reading.wrong(section.error_at(&span, key, message));
+    }
+    allowed
 }
 
 /// Where the workspace is in the container.

@@ -2,11 +2,11 @@
 
 use super::CommandSpec;
 use super::sweep::{SUPERVISOR_VARIABLE, SupervisorMark};
+use agentd_supervisor::start_error;
 use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{Pid, getpid, getppid, setsid};
-use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
@@ -16,13 +16,6 @@ use std::process::{Command, Stdio};
 /// # Errors
 /// A sentence for people.
 pub(super) fn start(spec: &CommandSpec) -> Result<(Pid, OwnedFd, OwnedFd), String> {
-    let cwd = spec.cwd.display();
-    // The kernel's "no such file" does not say which of the two files it means.
-    match spec.cwd.metadata() {
-        Ok(metadata) if metadata.is_dir() => {}
-        Ok(_) => return Err(format!("the working directory {cwd} is not a directory")),
-        Err(error) => return Err(format!("the working directory {cwd} cannot be used: {error}")),
-    }
     let Some((program, arguments)) = spec.argv.split_first() else {
         return Err("no program is named".into());
     };
@@ -40,19 +33,9 @@ pub(super) fn start(spec: &CommandSpec) -> Result<(Pid, OwnedFd, OwnedFd), Strin
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     on_start(&mut command);
-    let mut child = command.spawn().map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => {
-            format!("cannot start {program:?}: there is no such program (looked for in {cwd} and in PATH)")
-        }
-        io::ErrorKind::PermissionDenied => {
-            format!("cannot start {program:?}: it is not executable by this user")
-        }
-        io::ErrorKind::ArgumentListTooLong => {
-            format!(
-                "cannot start {program:?}: its arguments and environment are longer than the kernel takes"
-            )
-        }
-        _ => format!("cannot start {program:?}: {error}"),
+    let mut child = command.spawn().map_err(|error| {
+        let error = start_error::explain(&command, None, &error);
+        format!("cannot start {program:?}: {}", error.why)
     })?;
     let pid = Pid::from_raw(i32::try_from(child.id()).map_err(|_| "a process number that is none")?);
     match (child.stdout.take(), child.stderr.take()) {

@@ -1,6 +1,6 @@
 //! The first process of a session's container.
 //!
-//! A program of its own in one file, without any crate: `build.rs` compiles it into a static executable that works
+//! A program of its own, without any crate: `build.rs` compiles it into a static executable that works
 //! in an image that holds nothing else. It reads `launch` in the session's run directory, which says what to run
 //! and which secrets become variables, starts the agent, passes signals on, reaps what the agent leaves, writes
 //! down how the agent ended, and ends the same way, with which the kernel ends everything else in the container.
@@ -11,11 +11,15 @@
 
 #![allow(unsafe_code)] // The standard library has no signal masks, process groups or waiting for any child.
 
-use std::ffi::{OsStr, OsString};
+#[path = "../../../agentd-supervisor/src/start_error/cause.rs"]
+mod cause;
+
+use cause::{Attempt, Cause};
+use std::ffi::{CString, OsStr, OsString, c_char};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -209,19 +213,11 @@ fn run() -> Result<i32, (i32, String)> {
     let launch = read_bounded(&file, LAUNCH_BYTES_MAX)
         .and_then(|bytes| parse(&bytes).map_err(|what| format!("{} cannot be used: {what}", file.display())))
         .map_err(not_started)?;
+    open_temporary();
     let mut command = command_of(&launch).map_err(not_started)?;
     std::env::set_current_dir(&launch.cwd)
         .map_err(|error| not_started(format!("cannot enter {}: {error}", launch.cwd.display())))?;
-    let child = command.spawn().map_err(|error| {
-        let name = launch.argv[0].display();
-        match error.kind() {
-            io::ErrorKind::NotFound => (
-                NOT_FOUND,
-                format!("cannot start {name}: there is no such program here"),
-            ),
-            _ => (NOT_STARTED, format!("cannot start {name}: {error}")),
-        }
-    })?;
+    let child = command.spawn().map_err(|error| not_run(&launch, &error))?;
     // Arguments, variables and secrets are the agent's now.
     drop(command);
     drop(launch);
@@ -231,6 +227,50 @@ fn run() -> Result<i32, (i32, String)> {
         let _ = writeln!(io::stderr(), "agentd-init: cannot write the status: {error}");
     }
     Ok(end.code())
+}
+
+/// Gives the directories for temporary files the mode that programs expect. They are the agent's own, and have what the
+/// image has there.
+fn open_temporary() {
+    // A process that is not the first of a container would change those of its machine.
+    if std::process::id() != 1 {
+        return;
+    }
+    for dir in ["/tmp", "/var/tmp"] {
+        // An agent that cannot write there learns it from what it tries.
+        let _ = fs::set_permissions(dir, fs::Permissions::from_mode(0o1777));
+    }
+}
+
+/// The exit status, and a sentence for people.
+fn not_run(launch: &Launch, error: &io::Error) -> (i32, String) {
+    let path = launch.env.iter().find(|(name, _)| name == "PATH");
+    let attempt = Attempt {
+        program: &launch.argv[0],
+        path: path.map(|(_, value)| &**value),
+        cwd: &launch.cwd,
+        may_execute,
+    };
+    let cause = attempt.cause(error);
+    let code = match cause {
+        Cause::NotFound(_) => NOT_FOUND,
+        _ => NOT_STARTED,
+    };
+    (
+        code,
+        format!("cannot start {}: {}", launch.argv[0].display(), cause.sentence()),
+    )
+}
+
+/// Asks the kernel. This process has one user, whatever it is asked as.
+fn may_execute(path: &Path) -> io::Result<()> {
+    const X_OK: i32 = 1;
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: the pointer is to a string that ends in a zero byte, and outlives the call.
+    match unsafe { access(path.as_ptr(), X_OK) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 fn command_of(launch: &Launch) -> Result<Command, String> {
@@ -365,6 +405,7 @@ struct SignalSet([u64; 16]);
 unsafe extern "C" {
     fn prctl(option: i32, ...) -> i32;
     fn setsid() -> i32;
+    fn access(path: *const c_char, mode: i32) -> i32;
     fn kill(pid: i32, signal: i32) -> i32;
     fn waitpid(pid: i32, status: *mut i32, options: i32) -> i32;
     fn sigemptyset(set: *mut SignalSet) -> i32;

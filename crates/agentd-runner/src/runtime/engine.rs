@@ -41,7 +41,8 @@ pub trait Engine: fmt::Debug + Send + Sync + 'static {
         Box::pin(async { Ok(Vec::new()) })
     }
 
-    /// Whom the session's files belong to on the host, and how users are mapped.
+    /// Whom the session's files belong to on the host, and how users are mapped. A workspace that the agent works in
+    /// itself must let its user write; of one that only its worktrees are made from, the runtime asks nothing.
     ///
     /// # Errors
     /// When the agent cannot work on its workspace without taking more than it was given.

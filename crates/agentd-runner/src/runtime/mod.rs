@@ -4,6 +4,7 @@
 //! nothing else is offered for its sessions anywhere.
 
 pub mod engine;
+mod grant;
 mod mapped;
 pub mod podman;
 pub mod process;
@@ -11,11 +12,11 @@ mod sweep;
 pub mod users;
 
 use agentd_config::RuntimeKind;
+use agentd_supervisor::access::{self, Want, shell_words};
+use agentd_supervisor::tools::ProcessUser;
 use engine::Engine;
 use std::collections::BTreeMap;
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The kinds of runtimes of one daemon.
@@ -50,27 +51,27 @@ impl Runtimes {
     }
 }
 
-/// The first directory on the way to `path` that others cannot walk through.
+/// The directories on the way to `path` that a user cannot walk through, from the top. What is not there yet is made as
+/// it has to be.
 #[must_use]
-pub fn closed_above(path: &Path) -> Option<&Path> {
-    path.ancestors()
-        .skip(1)
-        .find(|dir| fs::metadata(dir).is_ok_and(|metadata| metadata.permissions().mode() & 0o001 == 0))
+pub fn closed_above(path: &Path, user: &ProcessUser) -> Vec<PathBuf> {
+    let above = path.ancestors().skip(1).find(|dir| dir.is_dir());
+    let denied = above.and_then(|dir| access::ask(dir, Some(user), Want::Enter).err());
+    denied.map_or_else(Vec::new, |denied| denied.all_closed())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_closed_directory_on_the_way_is_found() {
-        let dir = tempfile::tempdir().unwrap();
-        let inner = dir.path().join("inner");
-        fs::create_dir(&inner).unwrap();
-        fs::set_permissions(&inner, fs::Permissions::from_mode(0o711)).unwrap();
-        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
-        assert_eq!(closed_above(&inner.join("file")), Some(dir.path()));
-        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o711)).unwrap();
-        assert_ne!(closed_above(&inner.join("file")), Some(dir.path()));
+/// A user that has one group, of the same number: as agents of a root daemon have it.
+#[must_use]
+pub fn single_user(id: u32) -> ProcessUser {
+    ProcessUser {
+        uid: id,
+        gid: id,
+        groups: Vec::new(),
     }
+}
+
+/// The command that lets every user walk through closed directories.
+#[must_use]
+pub fn opening(closed: &[PathBuf]) -> String {
+    format!("chmod a+x {}", shell_words(closed))
 }

@@ -5,19 +5,18 @@
 //! container has at fixed places is where it is on the host, and the environment names the places.
 //!
 //! A root daemon's agents have to be able to walk to their homes and run directories: the state directory and what is
-//! between it and them need mode 0711 (which lets nobody list them), and so does everything above it.
+//! between it and them need mode 0711 (others can then pass, and list nothing), and so does everything above it.
 
 use super::engine::{
     BoxFuture, Built, Engine, EngineError, Environment, Inside, Owner, Problem, Program, Users,
 };
 use super::users::{AGENT_ID, range_start};
-use super::{closed_above, sweep};
+use super::{closed_above, grant, opening, single_user, sweep};
 use agentd_config::{Agent, Network, WorkspaceMode};
 use agentd_protocol::{RuntimeCapabilities, SessionId};
+use agentd_supervisor::access::{self, Want};
 use agentd_supervisor::spec::{Launch, ProcessLaunch};
-use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Where a program without a `/` is looked for.
 const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -40,6 +39,10 @@ pub struct Process {
 impl Process {
     fn is_root(&self) -> bool {
         self.euid == 0
+    }
+
+    fn path(&self) -> &str {
+        self.path.as_deref().unwrap_or(PATH_DEFAULT)
     }
 }
 
@@ -98,19 +101,22 @@ impl Engine for Process {
                 "it has no effect: an ordinary user's agents share that user's own limit".into(),
             );
         }
-        if self.is_root()
-            // What is in it is made as it has to be when a daemon starts.
-            && let Some(dir) = closed_above(&self.state)
-        {
-            add(
-                "runtime",
-                true,
-                format!(
-                    "agents run as users of their own, who may not walk through {} to their homes; `chmod o+x` lets \
-                     them, or keep agentd's state elsewhere",
-                    dir.display()
-                ),
-            );
+        if self.is_root() {
+            // What is in it is made as it has to be when a daemon starts. All homes' users are alike to what is above.
+            let user = single_user(self.id_range_start.saturating_add(AGENT_ID));
+            let closed = closed_above(&self.state, &user);
+            if let Some(dir) = closed.first() {
+                add(
+                    "runtime",
+                    true,
+                    format!(
+                        "agents run as users of their own, who may not walk through {} to their homes; `{}` lets them, \
+                         or keep agentd's state elsewhere",
+                        dir.display(),
+                        opening(&closed)
+                    ),
+                );
+            }
         }
         problems
     }
@@ -121,29 +127,30 @@ impl Engine for Process {
         home_number: u32,
         workspace: Option<&Owner>,
     ) -> Result<Users, EngineError> {
-        // A worktree is the agent's own; set-up sees whether its repository can be read.
-        let workspace = workspace.filter(|_| agent.workspace_mode == WorkspaceMode::Directory);
-        if !self.is_root() {
-            let users = same(self.euid, self.egid, None);
-            return permitted(
-                users,
-                workspace,
-                "run agentd as its owner, or as root with the runtime podman",
-            );
-        }
-        let start = range_start(self.id_range_start, home_number)?;
-        let own = start + AGENT_ID;
-        let users = same(own, own, Some(start));
-        let shown = workspace.map(|workspace| workspace.path.display().to_string());
-        let shown = shown.unwrap_or_default();
-        permitted(
-            users,
-            workspace,
-            &format!(
-                "`setfacl -R -m u:{own}:rwX -m d:u:{own}:rwX {shown}` lets it, or choose the runtime podman, which \
-                      works as the workspace's owner"
-            ),
-        )
+        let users = if self.is_root() {
+            let start = range_start(self.id_range_start, home_number)?;
+            same(start + AGENT_ID, start + AGENT_ID, Some(start))
+        } else {
+            same(self.euid, self.egid, None)
+        };
+        // A worktree is made for the agent's own user; the workspace itself is not written to by it.
+        let Some(owner) = workspace.filter(|_| agent.workspace_mode == WorkspaceMode::Directory) else {
+            return Ok(users);
+        };
+        let user = self.is_root().then(|| single_user(users.host_uid));
+        let Err(denied) = access::ask(&owner.path, user.as_ref(), Want::Write) else {
+            return Ok(users);
+        };
+        let advice = match user {
+            Some(user) => grant::advice(&denied, &owner.path, user.uid, self.path()),
+            None => "run agentd as its owner, or as root with the runtime podman".into(),
+        };
+        Err(EngineError::Refused(format!(
+            "the workspace {} belongs to user {}, and the agent's user {} {denied}; {advice}",
+            owner.path.display(),
+            owner.uid,
+            users.host_uid
+        )))
     }
 
     fn inside(&self, order: &Environment) -> Inside {
@@ -161,7 +168,7 @@ impl Engine for Process {
                 .or(order.workspace.as_ref())
                 .unwrap_or(&order.home)
                 .clone(),
-            path: self.path.clone().unwrap_or_else(|| PATH_DEFAULT.into()),
+            path: self.path().to_owned(),
         }
     }
 
@@ -215,45 +222,4 @@ fn same(uid: u32, gid: u32, range_start: Option<u32>) -> Users {
         range_start,
         shown_as_agent: None,
     }
-}
-
-/// Refuses a workspace that the agent's user cannot write.
-fn permitted(users: Users, workspace: Option<&Owner>, advice: &str) -> Result<Users, EngineError> {
-    let Some(Owner { path, uid, .. }) = workspace else {
-        return Ok(users);
-    };
-    let refused = |what: String| {
-        Err(EngineError::Refused(format!(
-            "the workspace {} belongs to user {uid}, and the agent's user {} {what}; {advice}",
-            path.display(),
-            users.host_uid
-        )))
-    };
-    if let Some(dir) = path.ancestors().skip(1).find(|dir| !may(dir, &users, 0o1)) {
-        return refused(format!("may not walk through {}", dir.display()));
-    }
-    if !may(path, &users, 0o7) {
-        return refused("may not write it".into());
-    }
-    Ok(users)
-}
-
-/// Whether a user other than root may do something with a directory, as far as its mode tells: where there is an
-/// access list, the kernel has the last word.
-fn may(path: &Path, users: &Users, wanted: u32) -> bool {
-    let Ok(metadata) = fs::metadata(path) else {
-        return false;
-    };
-    if rustix::fs::getxattr(path, "system.posix_acl_access", &mut [0_u8; 0][..]).is_ok_and(|size| size > 0) {
-        return true;
-    }
-    let mode = metadata.permissions().mode();
-    let granted = if metadata.uid() == users.host_uid {
-        mode >> 6
-    } else if metadata.gid() == users.host_gid {
-        mode >> 3
-    } else {
-        mode
-    };
-    granted & wanted == wanted
 }

@@ -29,13 +29,6 @@ pub fn range_start(first: u32, home_number: u32) -> Result<u32, EngineError> {
     }
 }
 
-/// The number of the home whose agent has this user id on the host: the inverse of what [`range_start`] is for.
-#[must_use]
-pub fn home_number(first: u32, host_uid: u32) -> Option<u32> {
-    let from_start = host_uid.checked_sub(first)?.checked_sub(AGENT_ID)?;
-    (from_start % RANGE_IDS == 0).then_some(from_start / RANGE_IDS)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -50,16 +43,6 @@ mod tests {
             let said = start(number).unwrap_err().to_string();
             assert!(said.contains("id_range_start"), "{said}");
         }
-    }
-
-    #[test]
-    fn a_home_is_known_by_its_user() {
-        for number in [0, 1, 36_862] {
-            let uid = range_start(ID_RANGE_START_DEFAULT, number).unwrap() + AGENT_ID;
-            assert_eq!(home_number(ID_RANGE_START_DEFAULT, uid), Some(number));
-            assert_eq!(home_number(ID_RANGE_START_DEFAULT, uid + 1), None);
-        }
-        assert_eq!(home_number(ID_RANGE_START_DEFAULT, 1000), None);
     }
 
     #[test]

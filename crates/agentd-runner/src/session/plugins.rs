@@ -2,6 +2,7 @@
 
 use super::error::StepError;
 use super::state::{self, Wanted};
+use crate::runtime::{closed_above, opening};
 use agentd_config::{Plugin, PluginSource};
 use agentd_supervisor::tools::ProcessUser;
 use nix::unistd::{User, getgrouplist};
@@ -48,18 +49,18 @@ pub fn user(plugin: &Plugin) -> Result<Option<ProcessUser>, StepError> {
 /// # Errors
 /// With the directory that is closed to it.
 pub fn reaches_home(root: &Path, plugin: &Plugin, user: &ProcessUser) -> Result<(), StepError> {
-    let homes = root.join(HOMES);
-    match state::impassable(homes.ancestors(), user.uid, user.gid) {
-        Some(closed) => Err(StepError::machine(format!(
-            "plugin {:?}: its user {} cannot get to its home {}, as {closed} is closed; chmod o+x {closed}, or give agentd a home \
-             elsewhere (AGENTD_HOME), or set HOME in the plugin's env",
-            plugin.name,
-            user.uid,
-            homes.join(&plugin.name).display(),
-            closed = closed.display()
-        ))),
-        None => Ok(()),
-    }
+    let home = root.join(HOMES).join(&plugin.name);
+    let closed = closed_above(&home, user);
+    let Some(dir) = closed.first() else { return Ok(()) };
+    Err(StepError::machine(format!(
+        "plugin {:?}: its user {} cannot get to its home {}, as {} is closed; `{}` opens it, or give agentd a home elsewhere \
+         (AGENTD_HOME), or set HOME in the plugin's env",
+        plugin.name,
+        user.uid,
+        home.display(),
+        dir.display(),
+        opening(&closed)
+    )))
 }
 
 /// Makes the plugin's home below `root`, agentd's own directory, or takes the one that is there. None for a plugin that is

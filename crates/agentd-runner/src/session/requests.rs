@@ -217,6 +217,12 @@ impl Sessions {
         .await
     }
 
+    /// The configuration of today.
+    #[must_use]
+    pub fn config(&self) -> Arc<Config> {
+        self.inner.config()
+    }
+
     /// Reads the configuration again. A file that cannot be used changes nothing.
     ///
     /// # Errors

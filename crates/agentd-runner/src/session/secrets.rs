@@ -6,6 +6,7 @@ use super::tree::{self, Budget, Found, Progress};
 use crate::runtime::engine::Users;
 use agentd_config::Credential;
 use agentd_protocol::SessionId;
+use agentd_supervisor::access::shell_word;
 use rustix::fs::{self as rfs, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
@@ -98,14 +99,16 @@ impl SecretStore {
         }
         if found.mode & 0o002 != 0 {
             return Err(StepError::machine(format!(
-                "every user may write to the secret store {shown}; chmod 700 {shown}"
+                "every user may write to the secret store {shown}; `chmod 700 {}`",
+                shell_word(&path)
             )));
         }
         Ok(match found.mode & 0o020 {
             0 => Vec::new(),
             _ => vec![format!(
-                "the group {} may write to the secret store {shown}; chmod 700 {shown}",
-                found.gid
+                "the group {} may write to the secret store {shown}; `chmod 700 {}`",
+                found.gid,
+                shell_word(&path)
             )],
         })
     }
@@ -127,10 +130,10 @@ impl SecretStore {
         let fd = match rfs::openat(CWD, &path, flags, Mode::empty()) {
             Ok(fd) => fd,
             Err(Errno::NOENT) => {
-                let dir = self.dir.display();
+                let (dir, file) = (shell_word(&self.dir), shell_word(&path));
                 return Err(StepError::machine(format!(
                     "there is no secret {name}: {shown} does not exist. Make it with: install -d -m 700 {dir} && \
-                     (umask 077 && cat > {shown}), then type or paste the value and press Ctrl-D"
+                     (umask 077 && cat > {file}), then type or paste the value and press Ctrl-D"
                 )));
             }
             Err(Errno::ACCESS) => {
@@ -166,7 +169,8 @@ impl SecretStore {
         }
         if found.mode & 0o004 != 0 {
             warnings.push(format!(
-                "every user can read the secret {name}; chmod 600 {shown}"
+                "every user can read the secret {name}; `chmod 600 {}`",
+                shell_word(&path)
             ));
         }
         Ok(ReadSecret {

@@ -224,29 +224,6 @@ impl StateDirs {
         rfs::flock(&fd, FlockOperation::LockExclusive).map_err(StepError::io("lock", &path))?;
         Ok(fd.into())
     }
-
-    /// The first directory on the way to a path of ours that a user other than agentd's cannot pass, if there is one.
-    #[must_use]
-    pub fn impassable(&self, uid: u32, gid: u32) -> Option<PathBuf> {
-        impassable(self.secrets.ancestors().chain(self.root.ancestors()), uid, gid)
-    }
-}
-
-/// The last of these directories that this user cannot pass. They are given from the bottom up.
-pub(super) fn impassable<'a>(ways: impl Iterator<Item = &'a Path>, uid: u32, gid: u32) -> Option<PathBuf> {
-    let is_closed = |path: &&Path| {
-        let Ok(found) = Found::at(CWD, &c_path(path)) else {
-            return true;
-        };
-        let bit = match found.kind {
-            FileType::Symlink => return false,
-            _ if found.uid == uid => 0o100,
-            _ if found.gid == gid => 0o010,
-            _ => 0o001,
-        };
-        found.mode & bit == 0
-    };
-    ways.filter(is_closed).last().map(Path::to_owned)
 }
 
 /// A session's run directory while it is filled. The agent does not run yet.

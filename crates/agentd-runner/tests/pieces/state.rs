@@ -125,17 +125,6 @@ fn an_ordinary_user_has_secrets_in_the_runtime_directory_when_that_is_a_tmpfs_of
 }
 
 #[test]
-fn what_another_user_cannot_pass_is_named() {
-    let place = Place::new();
-    if is_root() {
-        assert_eq!(place.dirs.impassable(OTHER, OTHER), None);
-    }
-    fs::set_permissions(place.root.path(), PermissionsExt::from_mode(0o700)).unwrap();
-    let named = place.dirs.impassable(OTHER, OTHER).unwrap();
-    assert!(place.root.path().starts_with(&named), "{named:?}");
-}
-
-#[test]
 fn root_gives_a_run_directory_to_its_agent() {
     if !is_root() {
         return;

@@ -1,11 +1,11 @@
 //! The same sessions under gVisor.
 
-use crate::sessions::{everything, terminated};
+use crate::sessions::{everything, places_are_fresh, terminated};
 use crate::support::{Kind, World, agent, script};
 use agentd_config::{Agent, Network};
 use agentd_runner::runtime::engine::Engine;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 fn gvisor(name: &str) -> Agent {
     Agent {
@@ -24,6 +24,42 @@ async fn a_session_as_root_gets_what_it_is_to_get() {
 async fn a_session_of_an_ordinary_user_gets_what_it_is_to_get() {
     let world = World::new(Kind::Ordinary).await;
     everything(&world, &gvisor("reviewer"), None).await;
+}
+
+#[tokio::test]
+async fn an_image_with_temporary_files_gives_none_of_them() {
+    let with_host = Agent {
+        network: Network::Host,
+        ..gvisor("a")
+    };
+    for (kind, agents) in [
+        (Kind::Root, vec![gvisor("a"), with_host]),
+        (Kind::Ordinary, vec![gvisor("a")]),
+    ] {
+        let world = World::new(kind).await;
+        for agent in agents {
+            places_are_fresh(&world, &agent).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_its_file_server_cannot_reach_is_opened_by_the_command_that_is_printed() {
+    let world = World::new(Kind::Root).await;
+    let outer = world.dir("outer one", 0o700, None);
+    let docs = outer.join("inner/docs");
+    fs::create_dir_all(&docs).unwrap();
+    fs::set_permissions(outer.join("inner"), fs::Permissions::from_mode(0o700)).unwrap();
+    let agent = Agent {
+        context: vec![docs],
+        ..gvisor("a")
+    };
+    let problems = world.engine.check(&agent);
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    let remedy = problems[0].message.split('`').nth(1).unwrap();
+    let status = std::process::Command::new("sh").args(["-c", remedy]).status();
+    assert!(status.unwrap().success(), "{remedy}");
+    assert_eq!(world.engine.check(&agent), []);
 }
 
 #[tokio::test]

@@ -1,11 +1,11 @@
 //! What an agent sees, and what is left of it.
 
-use crate::support::{Kind, World, agent, make_dir, script, write};
+use crate::support::{IMAGE, Kind, World, agent, image, make_dir, script, write};
 use agentd_config::{Agent, Network};
 use agentd_runner::runtime::engine::{Engine, EngineError, Environment};
 use nix::sys::signal::{Signal, kill};
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 const SECRET: &str = "s3cret-Value-8a1f";
@@ -206,6 +206,27 @@ async fn what_cannot_be_started_says_so_as_a_shell_does() {
     program.argv = vec!["/run".into()];
     let ended = world.session(&world.order(&agent, 0, None), &program).await;
     assert_eq!(ended.code, 126, "{}", ended.output);
+    for (name, mode, said) in [
+        (
+            "script",
+            0o755,
+            "the interpreter that /home/a/script names in its first line is not there: \"/no/such\"",
+        ),
+        (
+            "closed",
+            0o644,
+            "/home/a/closed is not executable by the program's user",
+        ),
+    ] {
+        let order = world.order(&agent, 0, None);
+        let file = order.home.join(name);
+        fs::write(&file, "#!/no/such\n").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+        program.argv = vec![format!("/home/a/{name}")];
+        let ended = world.session(&order, &program).await;
+        assert_eq!(ended.code, 126);
+        assert!(ended.output.contains(said), "{}", ended.output);
+    }
     program = script("true", "");
     program.secret_env.insert("TOKEN".into(), "missing".into());
     let mut order = world.order(&agent, 0, None);
@@ -269,6 +290,42 @@ async fn networks_are_what_was_asked_for() {
     world.engine.probe().await.unwrap();
     assert_eq!(world.engine.check(&agent), []);
     assert!(world.podman(&["network", "rm", "lab"]).status.success());
+}
+
+/// Whatever an image has where sessions have directories of their own, in whatever mode.
+pub(crate) async fn places_are_fresh(world: &World, agent: &Agent) {
+    let name = "localhost/full:1";
+    let full = image(|root| {
+        for dir in ["tmp", "var/tmp", "run"] {
+            fs::create_dir_all(root.join(dir)).unwrap();
+            fs::write(root.join(dir).join("file"), "of the image").unwrap();
+            fs::set_permissions(root.join(dir), fs::Permissions::from_mode(0o755)).unwrap();
+        }
+    });
+    world.import(&full, name);
+    for image in [IMAGE, name] {
+        let agent = Agent {
+            image: Some(image.into()),
+            ..agent.clone()
+        };
+        let order = world.order(&agent, 0, None);
+        let look = "busybox stat -c '%n %a' /tmp /var/tmp /run; ls -A /tmp /var/tmp; ls /run/file 2>/dev/null
+                    for dir in /tmp /var/tmp; do echo '#!/bin/sh' >$dir/x && busybox chmod +x $dir/x && $dir/x || exit 1; done
+                    touch /run/x 2>/dev/null && echo 'wrote to /run'; true";
+        let ended = world.session(&order, &script(look, "")).await;
+        assert_eq!(
+            (ended.code, &*ended.output),
+            (0, "/tmp 1777\n/var/tmp 1777\n/run 755\n/tmp:\n\n/var/tmp:\n"),
+            "{image}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_image_with_temporary_files_gives_none_of_them() {
+    for kind in [Kind::Root, Kind::Ordinary] {
+        places_are_fresh(&World::new(kind).await, &agent("a")).await;
+    }
 }
 
 #[tokio::test]

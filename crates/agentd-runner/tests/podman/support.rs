@@ -132,15 +132,16 @@ impl World {
             gid,
             sessions: AtomicU64::new(1),
         };
-        world.import(&image());
+        world.import(&image(|_| {}), IMAGE);
         world.engine.probe().await.unwrap();
         world
     }
 
-    fn import(&self, tar: &[u8]) {
+    /// Makes an image of an archive.
+    pub(crate) fn import(&self, tar: &[u8], name: &str) {
         let line = [
             &self.settings.command[..],
-            &["import".into(), "-".into(), IMAGE.into()],
+            &["import".into(), "-".into(), name.into()],
         ]
         .concat();
         let mut child = self
@@ -392,8 +393,8 @@ fn configuration(kind: Kind) -> String {
     )
 }
 
-/// An image that holds busybox, and nothing else.
-fn image() -> Vec<u8> {
+/// An image that holds busybox, and what else is put into its root.
+pub(crate) fn image(more: impl FnOnce(&Path)) -> Vec<u8> {
     let dir = TempDir::new().unwrap();
     let bin = dir.path().join("bin");
     fs::create_dir(&bin).unwrap();
@@ -411,6 +412,7 @@ fn image() -> Vec<u8> {
     ] {
         symlink("busybox", bin.join(name)).unwrap();
     }
+    more(dir.path());
     let output = Command::new("tar")
         .arg("-C")
         .arg(dir.path())

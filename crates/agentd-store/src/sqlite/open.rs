@@ -162,7 +162,7 @@ impl DatabaseLock {
     }
 }
 
-fn suffixed(path: &Path, suffix: &str) -> PathBuf {
+pub(super) fn suffixed(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
@@ -417,19 +417,21 @@ fn numbers(conn: &Connection) -> rusqlite::Result<(i64, i64)> {
     )
 }
 
+/// A path as SQLite's URI, with a parameter.
+pub(super) fn uri_of(path: &Path, parameter: &str) -> String {
+    use std::os::unix::ffi::OsStrExt;
+    // https://sqlite.org/uri.html
+    let bytes = path.as_os_str().as_bytes().iter();
+    let bytes: String = bytes.map(|byte| format!("%{byte:02X}")).collect();
+    format!("file:{bytes}?{parameter}")
+}
+
 // The newest number given in the journal, as the database file alone has it. None when that cannot be read without
 // the log, which is no fault: a checkpoint may have been under way.
 fn last_seq_without_log(path: &Path) -> Option<i64> {
-    use std::os::unix::ffi::OsStrExt;
-    let mut uri = String::from("file:");
-    for byte in path.as_os_str().as_bytes() {
-        // https://sqlite.org/uri.html
-        uri.push_str(&format!("%{byte:02X}"));
-    }
-    uri.push_str("?immutable=1");
     let flags =
         OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let conn = Connection::open_with_flags(uri, flags).ok()?;
+    let conn = Connection::open_with_flags(uri_of(path, "immutable=1"), flags).ok()?;
     conn.query_row("SELECT last_seq FROM totals", [], |row| row.get(0))
         .ok()
 }
@@ -505,7 +507,7 @@ fn re_anchor(conn: &Connection, options: &StoreOptions) -> rusqlite::Result<()> 
     Ok(())
 }
 
-fn classify(path: &Path, doing: &'static str, source: rusqlite::Error) -> OpenError {
+pub(super) fn classify(path: &Path, doing: &'static str, source: rusqlite::Error) -> OpenError {
     use rusqlite::ErrorCode::{CannotOpen, DatabaseCorrupt, NotADatabase, ReadOnly};
     match source.sqlite_error_code() {
         Some(DatabaseCorrupt) => OpenError::Damaged {

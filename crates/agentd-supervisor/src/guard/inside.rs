@@ -1,6 +1,7 @@
 //! The guard itself: one thread, waiting for whatever comes first.
 
 use super::{End, Order, monotonic_ns, tree};
+use crate::start_error;
 use crate::tools::ProcessUser;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -106,7 +107,7 @@ pub(super) fn stand_guard(control: UnixStream, child: Child) -> io::Result<()> {
         killing_ns: None,
     };
     guard.run(child);
-    let mut line = serde_json::to_vec(&guard.end.unwrap_or(End::Stopped))?;
+    let mut line = serde_json::to_vec(&guard.end.take().unwrap_or(End::Stopped))?;
     line.push(b'\n');
     guard.control.set_nonblocking(false)?;
     // Nobody may be left to read it.
@@ -307,15 +308,12 @@ fn nanoseconds(duration: Duration) -> u64 {
 
 fn start(child: Child) -> Result<Pid, End> {
     let Child { mut command, user } = child;
-    on_start(&mut command, user);
-    match command.spawn() {
-        // The handle is dropped: every child is reaped in one place, by number.
-        Ok(child) => i32::try_from(child.id())
-            .map(Pid::from_raw)
-            .map_err(|_| End::NotExecutable),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(End::NotFound),
-        Err(_) => Err(End::NotExecutable),
-    }
+    on_start(&mut command, user.clone());
+    let started = command.spawn();
+    let not_started = |error| End::NotStarted(start_error::explain(&command, user.as_ref(), &error));
+    // The handle is dropped: every child is reaped in one place, by number.
+    let pid = started.and_then(|child| i32::try_from(child.id()).map_err(io::Error::other));
+    pid.map(Pid::from_raw).map_err(not_started)
 }
 
 #[expect(

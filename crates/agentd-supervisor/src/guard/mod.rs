@@ -18,6 +18,7 @@ pub use inside::guard_main;
 pub use plugin::{Guarded, PLUGIN_COMMAND, Report, plugin_main};
 pub use tree::end as end_tree;
 
+use crate::start_error::StartError;
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
@@ -55,7 +56,7 @@ impl Order {
 }
 
 /// How the command ended: the guard's only line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum End {
     /// By itself.
     Exited(u8),
@@ -63,10 +64,8 @@ pub enum End {
     Signalled(u8),
     /// Its time was over, or it was to be killed.
     Stopped,
-    /// There is no such program.
-    NotFound,
-    /// It cannot be executed.
-    NotExecutable,
+    /// It could not be started.
+    NotStarted(StartError),
 }
 
 /// Now, on the clock of [`Order::Until`].

@@ -3,6 +3,7 @@
 use super::children::{Children, Ending};
 use super::launch;
 use super::pump;
+use crate::start_error;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use std::collections::BTreeMap;
@@ -63,9 +64,10 @@ pub(super) async fn run(
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
     launch::prepare(&mut command, None);
-    let mut child = command
-        .spawn()
-        .map_err(|error| format!("{name} cannot be started: {error}"))?;
+    let mut child = command.spawn().map_err(|error| {
+        let error = start_error::explain(&command, None, &error);
+        format!("{name} cannot be started: {}", error.why)
+    })?;
     let pid = i32::try_from(child.id()).map_err(|_| "a process number that is none".to_owned())?;
     children.expect(pid);
     let mut group = Group { pid, ended: false };

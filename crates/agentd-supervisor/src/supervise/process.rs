@@ -14,12 +14,13 @@ use crate::proc::{self, Process};
 use crate::record::{Exited, StopCause, What};
 use crate::records::Durability;
 use crate::spec::ProcessLaunch;
+use crate::start_error;
+use crate::tools::ProcessUser;
 use crate::wire::Doing;
 use agentd_protocol::OutputStream;
 use nix::sys::signal::Signal;
 use std::collections::HashSet;
 use std::ffi::OsString;
-use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::process::CommandExt;
@@ -168,13 +169,6 @@ async fn kill(children: &Children, agent: Option<i32>, leftovers: &mut HashSet<P
 /// # Errors
 /// A sentence for people.
 fn start(order: &ProcessLaunch, secrets: &Secrets) -> Result<Child, String> {
-    let cwd = order.cwd.display();
-    // The kernel's "no such file" does not say which of the two files it means.
-    match order.cwd.metadata() {
-        Ok(metadata) if metadata.is_dir() => {}
-        Ok(_) => return Err(format!("the working directory {cwd} is not a directory")),
-        Err(error) => return Err(format!("the working directory {cwd} cannot be used: {error}")),
-    }
     let Some((program, arguments)) = order.argv.split_first() else {
         return Err("no program is named".into());
     };
@@ -203,21 +197,13 @@ fn start(order: &ProcessLaunch, secrets: &Secrets) -> Result<Child, String> {
         command.uid(uid).gid(gid);
     }
     launch::prepare(&mut command, order.pids);
-    command.spawn().map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => {
-            format!("cannot start {program:?}: there is no such program (looked for in {cwd} and in PATH)")
-        }
-        io::ErrorKind::PermissionDenied => {
-            format!("cannot start {program:?}: it is not executable by its user, or {cwd} cannot be entered")
-        }
-        io::ErrorKind::ArgumentListTooLong => {
-            format!(
-                "cannot start {program:?}: its arguments and environment are longer than the kernel takes"
-            )
-        }
-        io::ErrorKind::WouldBlock => {
-            format!("cannot start {program:?}: its user has as many processes as it may")
-        }
-        _ => format!("cannot start {program:?}: {error}"),
+    command.spawn().map_err(|error| {
+        let user = order.user.map(|(uid, gid)| ProcessUser {
+            uid,
+            gid,
+            groups: Vec::new(),
+        });
+        let error = start_error::explain(&command, user.as_ref(), &error);
+        format!("cannot start {program:?}: {}", error.why)
     })
 }

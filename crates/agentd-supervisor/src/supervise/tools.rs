@@ -228,10 +228,7 @@ impl Spawn for Spawner {
                 match end {
                     Some(End::Exited(code)) => Ending::Code(code.into()).to_string(),
                     Some(End::Signalled(signal)) => Ending::Signal(signal.into()).to_string(),
-                    Some(End::NotFound) => {
-                        "did not begin: there is no such program, or no such directory for it".into()
-                    }
-                    Some(End::NotExecutable) => "did not begin: it cannot be executed".into(),
+                    Some(End::NotStarted(error)) => format!("did not begin: {}", error.why),
                     Some(End::Stopped) => "was killed".into(),
                     None => format!("lost its guard ({guard})"),
                 }

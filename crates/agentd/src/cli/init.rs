@@ -4,7 +4,8 @@ use super::Global;
 use crate::console::Console;
 use crate::failure::{Exit, Failure};
 use crate::settings::{Environment, Settings};
-use agentd_runner::runtime::closed_above;
+use agentd_runner::runtime::users::{AGENT_ID, ID_RANGE_START_DEFAULT};
+use agentd_runner::runtime::{closed_above, opening, single_user};
 use clap::Args;
 use serde_json::json;
 use std::fs::DirBuilder;
@@ -35,8 +36,8 @@ pub(crate) struct InitArgs {
 struct Machine<'a> {
     podman: bool,
     gvisor: bool,
-    /// The directory above agentd's own that keeps a root daemon's agents, who are users of their own, from it.
-    closed: Option<&'a Path>,
+    /// The directories above agentd's own that keep a root daemon's agents, who are users of their own, from it.
+    closed: &'a [PathBuf],
 }
 
 impl InitArgs {
@@ -55,10 +56,14 @@ impl InitArgs {
             }
             None => source.preferred().to_owned(),
         };
+        let closed = match environment.uid {
+            0 => closed_above(&home, &single_user(ID_RANGE_START_DEFAULT + AGENT_ID)),
+            _ => Vec::new(),
+        };
         let machine = Machine {
             podman: environment.program("podman").is_some(),
             gvisor: environment.program("runsc").is_some(),
-            closed: closed_above(&home).filter(|_| environment.uid == 0),
+            closed: &closed,
         };
         if path.starts_with(&home) {
             DirBuilder::new()
@@ -78,11 +83,12 @@ impl InitArgs {
         } else {
             format!("agentd --config {}", path.display())
         };
-        if let Some(dir) = machine.closed {
+        if let Some(dir) = closed.first() {
             console.status(&format!(
                 "no agent is declared yet: root's agents have users of their own, who may not walk through {} to their homes; \
-                 `chmod o+x {0}` lets them, or keep agentd's state elsewhere, as with AGENTD_HOME=/var/lib/agentd",
-                dir.display()
+                 `{}` lets them, or keep agentd's state elsewhere, as with AGENTD_HOME=/var/lib/agentd",
+                dir.display(),
+                opening(&closed)
             ));
         }
         console.status(&format!(
@@ -123,7 +129,7 @@ fn hello(machine: Machine<'_>) -> String {
     let table = "[[agents]]\nname = \"hello\"\nruntime = \"process\"\nharness = \"custom\"\n\
                  command = [\"echo\"]                      # the prompt comes after it\n\
                  prompt = \"Hello from a session of agentd.\"\ntimeout = \"1m\"";
-    match machine.closed {
+    match machine.closed.first() {
         None => format!("# Does no harm: it prints its prompt.\n{table}"),
         Some(dir) => {
             let dir = dir.display();
@@ -131,7 +137,9 @@ fn hello(machine: Machine<'_>) -> String {
             format!(
                 "# Does no harm: it prints its prompt. But root's agents have users of their own, who may not walk through\n\
                  # {dir}\n\
-                 # to their homes, unless `chmod o+x` lets them, or agentd's state is elsewhere (AGENTD_HOME=/var/lib/agentd).\n{}",
+                 # to their homes, unless agentd's state is elsewhere (AGENTD_HOME=/var/lib/agentd), or this lets them:\n\
+                 #   {}\n{}",
+                opening(machine.closed),
                 commented.join("\n")
             )
         }
@@ -257,7 +265,7 @@ mod tests {
     fn what_is_written_is_read_as_it_stands_and_with_all_of_it_filled_in() {
         for podman in [false, true] {
             for gvisor in [false, true] {
-                for closed in [None, Some(Path::new("/root"))] {
+                for closed in [&[][..], &[PathBuf::from("/root")]] {
                     let text = content(Machine {
                         podman,
                         gvisor,
@@ -265,7 +273,7 @@ mod tests {
                     });
                     assert!(text.lines().all(|line| line.chars().count() <= 130), "{text}");
                     let config = read(&text);
-                    assert_eq!(config.agents.len(), usize::from(closed.is_none()));
+                    assert_eq!(config.agents.len(), usize::from(closed.is_empty()));
                     assert!(config.plugins.is_empty());
                     assert_eq!(config.daemon, agentd_config::DaemonConfig::default());
                     let config = read(&uncommented(&text));

@@ -190,8 +190,10 @@ impl Holder<'_> {
             (Some(End::Signalled(signal)), None) if self.in_time() => {
                 Ok(Exit::Passed(128u8.saturating_add(signal)))
             }
-            (Some(End::NotFound), None) => Err(not_run(127, command, "there is no such program")),
-            (Some(End::NotExecutable), None) => Err(not_run(126, command, "it cannot be executed")),
+            (Some(End::NotStarted(error)), None) => {
+                let code = if error.not_found { 127 } else { 126 };
+                Err(not_run(code, command, &error.why))
+            }
             (Some(End::Stopped), None) if terminated => Ok(Exit::Passed(137)),
             (Some(End::Stopped | End::Signalled(_)), None) => Err(self.lost("no daemon answered in time")),
             (None, None) => Err(Failure::internal(

@@ -2,7 +2,7 @@
 
 use crate::settings::{Environment, Settings};
 use agentd_api::{Sessions as Asked, SessionsError, SessionsResult};
-use agentd_config::RuntimeKind;
+use agentd_config::{Agent, Config, RuntimeKind, WorkspaceMode};
 use agentd_protocol::SessionInfo;
 use agentd_protocol::requests::{
     ListSessions, NoParams, PruneWorktrees, ReadTranscript, RunAgent, SessionRef, StopSession,
@@ -22,7 +22,7 @@ use agentd_runner::session::tools::ToolsOptions;
 use agentd_runner::session::upkeep::Limits;
 use agentd_runner::session::{SessionError, Sessions, SessionsOptions, SupervisorProgram};
 use agentd_store::session::InstanceId;
-use agentd_store::{BoxFuture, Query, Store, SystemClock, ask};
+use agentd_store::{BoxFuture, Command, Query, Store, SystemClock, ask};
 use agentd_supervisor::wire::Versions;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -97,6 +97,7 @@ pub(crate) async fn start(
             None
         },
     };
+    number_homes(&*options.store, &options.config).await;
     Sessions::start(options).await.map_err(|error| error.to_string())
 }
 
@@ -105,6 +106,33 @@ pub(crate) fn git(environment: &Environment) -> Git {
     let path = environment.get("PATH").map(Into::into).unwrap_or_default();
     let home = environment.get("HOME").map(PathBuf::from);
     Git::new("git".into(), path, GIT_TIMEOUT, home)
+}
+
+/// The homes of an agent that a root daemon runs as a user whom its workspace must let write. They are numbered before
+/// the agent is first run, in the order of agentd.toml: so `agentd check` can tell what the user is to be.
+pub(crate) fn homes_with_users(agent: &Agent) -> impl Iterator<Item = String> {
+    let has_user = nix::unistd::geteuid().is_root()
+        && agent.runtime == RuntimeKind::Process
+        && agent.workspace.is_some()
+        && agent.workspace_mode == WorkspaceMode::Directory;
+    let replicas = if has_user { agent.replicas } else { 0 };
+    (0..replicas).map(|replica| agent.home_name(replica))
+}
+
+async fn number_homes(store: &dyn Store, config: &Config) {
+    let mut tickets = Vec::new();
+    for home in config.agents.iter().flat_map(homes_with_users) {
+        match store.submit(Command::NumberHome(home)).await {
+            Ok(ticket) => tickets.push(ticket),
+            Err(error) => return tracing::warn!("homes cannot be numbered: {error}"),
+        }
+    }
+    for ticket in tickets {
+        // One that has no number now asks for it again when it is run, and fails then.
+        if let Err(error) = ticket.await {
+            return tracing::warn!("a home cannot be numbered: {error}");
+        }
+    }
 }
 
 fn program_text(program: &Path) -> Result<String, String> {
@@ -223,7 +251,11 @@ impl Asked for Served {
     }
 
     fn reload(&self) -> BoxFuture<'_, SessionsResult<Reloaded>> {
-        Box::pin(async move { self.sessions.reload().await.map_err(said) })
+        Box::pin(async move {
+            let reloaded = self.sessions.reload().await.map_err(said)?;
+            number_homes(&*self.store, &self.sessions.config()).await;
+            Ok(reloaded)
+        })
     }
 }
 

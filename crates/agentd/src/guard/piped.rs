@@ -48,8 +48,7 @@ fn shown(end: Option<End>) -> String {
             Ok(signal) => format!("signal: {number} ({signal})"),
             Err(_) => format!("signal: {number}"),
         },
-        Some(End::NotFound) => "there is no such program".into(),
-        Some(End::NotExecutable) => "it cannot be executed".into(),
+        Some(End::NotStarted(error)) => error.why,
         Some(End::Stopped) | None => "it was killed".into(),
     }
 }

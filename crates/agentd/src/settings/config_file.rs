@@ -2,6 +2,7 @@
 
 use agentd_config::file::FileError;
 use agentd_config::{Config, ConfigError, DaemonConfig};
+use agentd_supervisor::access::shell_word;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -176,7 +177,7 @@ impl ConfigSource {
 /// Refuses what others could have written: it says which programs run as the daemon's user. Gives what should be said
 /// about it otherwise.
 fn trusted(path: &Path, owner: u32, mode: u32, uid: u32) -> Result<Option<String>, String> {
-    let path = path.display();
+    let (path, word) = (path.display(), shell_word(path));
     if owner != 0 && owner != uid {
         return Err(format!(
             "{path} belongs to another user (uid {owner}), who could have agentd run anything; `chown` it to this user \
@@ -185,12 +186,12 @@ fn trusted(path: &Path, owner: u32, mode: u32, uid: u32) -> Result<Option<String
     }
     if mode & 0o002 != 0 {
         return Err(format!(
-            "{path} can be written by everybody, who could have agentd run anything; `chmod o-w {path}`"
+            "{path} can be written by everybody, who could have agentd run anything; `chmod o-w {word}`"
         ));
     }
     Ok((mode & 0o020 != 0).then(|| {
         format!(
-            "{path} can be written by its group, who could have agentd run anything; `chmod g-w {path}` unless you want \
+            "{path} can be written by its group, who could have agentd run anything; `chmod g-w {word}` unless you want \
              that"
         )
     }))

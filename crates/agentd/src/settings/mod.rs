@@ -7,6 +7,7 @@ mod config_file;
 mod env_file;
 mod environment;
 
+use agentd_supervisor::access::shell_word;
 use config_file::ConfigFile;
 pub(crate) use config_file::{ConfigSource, SettingsError};
 pub(crate) use environment::Environment;
@@ -190,7 +191,8 @@ impl Settings {
             .map_err(|error| format!("cannot look at {home}: {error}"))?;
         if metadata.permissions().mode() & 0o002 != 0 && metadata.mode() & 0o1000 == 0 {
             return Err(format!(
-                "{home} can be written by everybody, who could replace the database; `chmod o-w {home}`"
+                "{home} can be written by everybody, who could replace the database; `chmod o-w {}`",
+                shell_word(&self.home)
             ));
         }
         Ok(())

@@ -374,7 +374,7 @@ fn check_looks_at_the_workspace() {
     if is_root {
         let (level, key, message) = problem(&env, "workspace = '~/w'");
         assert_eq!((level.as_str(), key.as_str()), ("error", "workspace"));
-        assert!(message.contains("may not write it"), "{message}");
+        assert!(message.contains("cannot write to"), "{message}");
     }
     fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).unwrap();
     let allowed = "workspace = '~/w'\n";
@@ -591,7 +591,7 @@ fn init_declares_no_agent_where_agents_could_not_run() {
     let output = env.run(&["init"]);
     assert!(output.status.success(), "{}", shown(&output));
     assert!(
-        String::from_utf8_lossy(&output.stderr).contains("chmod o+x"),
+        String::from_utf8_lossy(&output.stderr).contains("chmod a+x"),
         "{}",
         shown(&output)
     );

@@ -22,5 +22,7 @@ mod remote;
 mod runs;
 // Needs a daemon that runs sessions.
 mod sessions;
+mod starts;
 mod survey;
 mod tools;
+mod users;

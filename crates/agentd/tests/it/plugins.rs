@@ -368,7 +368,7 @@ fn a_plugin_that_cannot_be_started_says_why() {
     let said = tools("command = [\"no-such-mcp\"]");
     assert!(said.contains("there is no program no-such-mcp in PATH"), "{said}");
     let said = tools(&format!("command = [{plain:?}]"));
-    assert!(said.contains("is not executable; chmod +x"), "{said}");
+    assert!(said.contains("is not executable; `chmod a+rx"), "{said}");
     let said = tools("command = [\"true\"]\nworkdir = \"/no/such/dir\"");
     assert!(said.contains("its workdir /no/such/dir"), "{said}");
     let said = tools("command = [\"true\"]\ncredentials = [\"ABSENT\"]");

@@ -99,6 +99,87 @@ fn an_agent_runs_in_an_image_that_was_built_from_a_directory() {
     podman.ok(&["image", "exists", IMAGE]);
 }
 
+/// A session has a `/tmp` of its own; gVisor never showed an image's, and runc made a copy of it.
+#[test]
+fn programs_from_places_that_sessions_hide_are_moved_and_files_refused() {
+    let (env, podman) = environment();
+    program(&env, "tools/my-agent", "#!/bin/sh\necho x > /tmp/x && ls /tmp\n");
+    fs::create_dir_all(env.path("agent/tmp")).unwrap();
+    fs::set_permissions(env.path("agent/tmp"), fs::Permissions::from_mode(0o755)).unwrap();
+    let tool = env.path("tools/my-agent");
+    let tool = tool.to_str().unwrap();
+    assert!(tool.starts_with("/tmp/"), "{tool}");
+    let build = [
+        "image",
+        "build",
+        "agent",
+        "agent:1",
+        "--busybox",
+        "--program",
+        tool,
+    ];
+    let output = env.run(&build);
+    assert!(output.status.success(), "{}", shown(&output));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        said.contains(&format!("{tool} is /usr/local/bin/my-agent in the image")),
+        "{said}"
+    );
+    let built = env.json(&build);
+    assert_eq!(built["moved"], json!({ tool: "/usr/local/bin/my-agent" }));
+    let agent = |name: &str, more: &str| {
+        format!(
+            "[[agents]]\nname = \"{name}\"\nruntime = \"podman\"\nimage = \"localhost/agent:1\"\nharness = \"custom\"\n\
+             prompt = \"p\"\ncommand = [\"my-agent\"]\n{more}\n"
+        )
+    };
+    let agents = [agent("a", ""), agent("g", "oci_runtime = \"runsc\"")].concat();
+    env.write(
+        ".agentd/agentd.toml",
+        &format!("[daemon]\n{}\n{agents}", podman.setting()),
+    );
+    for name in ["a", "g"] {
+        assert_eq!(env.ok(&["run", name]), "x\n", "{name}");
+    }
+
+    let refused = |name: &str, said: &str| {
+        env.write(&format!("full/{name}"), "text");
+        let failed = env.fails(65, &["image", "build", "full", "a:1"]);
+        assert!(failed.contains(said) && failed.contains("of its own"), "{failed}");
+        fs::remove_file(env.path(&format!("full/{name}"))).unwrap();
+    };
+    refused("tmp/x", "full/tmp/x would be /tmp/x in the image");
+    refused("var/tmp/x", "a session has a /var/tmp of its own");
+    refused("run/x", "a session has a /run of its own");
+    refused("home/me/.config", "a session has a /home of its own");
+    refused("workspace/x", "a session has a /workspace of its own");
+    // What an interpreter's script needs cannot be moved with it.
+    program(&env, "tools/script", &format!("#!{tool}\n"));
+    let script = env.path("tools/script");
+    let failed = env.fails(
+        65,
+        &[
+            "image",
+            "build",
+            "agent",
+            "a:1",
+            "--program",
+            script.to_str().unwrap(),
+        ],
+    );
+    assert!(failed.contains(tool), "{failed}");
+    // The kernel's places, as a copy of a whole system has them.
+    env.write("full/dev/null", "");
+    env.write("full/bin/x", "text");
+    let output = env.run(&["image", "build", "full", "a:1"]);
+    assert!(output.status.success(), "{}", shown(&output));
+    assert!(
+        shown(&output).contains("full/dev/null is where"),
+        "{}",
+        shown(&output)
+    );
+}
+
 #[test]
 fn a_containerfile_is_followed_and_nothing_is_pulled() {
     let (env, podman) = environment();

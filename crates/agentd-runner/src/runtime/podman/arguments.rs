@@ -15,6 +15,10 @@ use std::path::{Path, PathBuf};
 /// `/tmp` may take half of the agent's memory, of which it is a part.
 const TMP_OF_MEMORY: u64 = 2;
 
+/// Of a file system in memory: nothing that the image has at its place is copied into it, which runc would do and gVisor
+/// would not.
+const FRESH: &str = "rw,nosuid,nodev,notmpcopyup";
+
 /// How something of the host's is seen inside.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Access {
@@ -101,10 +105,13 @@ pub(super) fn engine(gvisor: Option<&Gvisor>, agent: &Agent, rootless: bool) -> 
 
 fn limits(podman: &Podman, agent: &Agent, add: &mut impl FnMut(&[&str])) {
     let memory = agent.memory_bytes.unwrap_or(Agent::MEMORY_BYTES_DEFAULT);
-    let tmp = format!(
-        "rw,nosuid,nodev,mode=1777,size={}",
-        (memory / TMP_OF_MEMORY).max(4096)
-    );
+    // The agent's own (`U`), since runc gives a mount the mode of the image's directory, and the init sets it right.
+    let tmp = format!("{FRESH},mode=1777,U,size={}", (memory / TMP_OF_MEMORY).max(4096));
+    add(&[
+        "--read-only-tmpfs=false",
+        "--tmpfs",
+        &format!("/run:{FRESH},mode=755"),
+    ]);
     add(&[
         "--tmpfs",
         &format!("/tmp:{tmp}"),

@@ -1,8 +1,8 @@
 //! What cannot work, said before anything is started.
 
 use super::{GVISOR_PIDS_MIN, Podman, RUN_DIR, SECRETS_DIR, arguments};
-use crate::runtime::closed_above;
 use crate::runtime::engine::{EngineError, Problem};
+use crate::runtime::{closed_above, opening, single_user};
 use agentd_config::{Agent, Network};
 use std::fs::File;
 use std::path::{Component, Path};
@@ -93,7 +93,7 @@ fn workdir(agent: &Agent, problems: &mut Problems) {
 /// Places of the container's own, which nothing may be mounted on.
 pub(super) fn is_taken(workdir: &Path) -> bool {
     let below = ["/proc", "/sys", "/dev", RUN_DIR, SECRETS_DIR];
-    let exactly = ["/", "/run", "/tmp", "/etc", "/home"];
+    let exactly = ["/", "/run", "/tmp", "/var/tmp", "/etc", "/home"];
     below.iter().any(|place| workdir.starts_with(place))
         || exactly.iter().any(|place| workdir == Path::new(place))
         || workdir.components().any(|part| part == Component::ParentDir)
@@ -148,7 +148,8 @@ fn gvisor(podman: &Podman, agent: &Agent, problems: &mut Problems) {
         );
         return;
     }
-    // Its file server has given up root's rights when it opens what is mounted.
+    // Its file server has given up root's rights when it opens what is mounted: it is the first user of a home's range.
+    let server = single_user(podman.settings.id_range_start);
     let ours = [
         Some(("oci_runtime", podman.init.as_path())),
         // It and what it lies in are made as they have to be when a daemon starts.
@@ -158,13 +159,15 @@ fn gvisor(podman: &Podman, agent: &Agent, problems: &mut Problems) {
     let theirs = agent.context.iter().map(|path| ("context", path.as_path()));
     let theirs = theirs.chain(agent.skills.iter().map(|path| ("skills", path.as_path())));
     for (key, path) in ours.chain(theirs) {
-        if let Some(dir) = closed_above(path) {
+        let closed = closed_above(path, &server);
+        if let Some(dir) = closed.first() {
             problems.fatal(
                 key,
                 format!(
-                    "gVisor cannot reach {}: other users may not walk through {}; `chmod o+x` lets them",
+                    "gVisor cannot reach {}: other users may not walk through {}; `{}` lets them",
                     path.display(),
-                    dir.display()
+                    dir.display(),
+                    opening(&closed)
                 ),
             );
         }
@@ -304,6 +307,7 @@ mod tests {
             "/run/secrets",
             "/proc/1",
             "/home",
+            "/var/tmp",
             "/a/../proc",
         ] {
             assert!(is_taken(Path::new(taken)), "{taken}");

@@ -33,9 +33,9 @@ use super::users::{AGENT_ID, range_start};
 use crate::inside;
 use agentd_config::{Agent, Network};
 use agentd_protocol::{RuntimeCapabilities, SessionId};
+use agentd_supervisor::access::{self, Want};
 use agentd_supervisor::spec::{ContainerLaunch, Launch};
 pub use facts::Facts;
-use rustix::fs::{Access, AtFlags, CWD};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::fs::PermissionsExt;
@@ -51,6 +51,17 @@ const INIT_FILE: &str = "/run/agentd/init";
 const BRIDGE_FILE: &str = "/run/agentd/mcp";
 /// Where a workspace is inside unless the agent says otherwise.
 pub const WORKDIR_DEFAULT: &str = "/workspace";
+/// Where a session has something of its own, so that what an image has there is not seen.
+pub const PLACES: [&str; 8] = [
+    "/dev",
+    "/proc",
+    "/sys",
+    "/run",
+    "/tmp",
+    "/var/tmp",
+    "/home",
+    WORKDIR_DEFAULT,
+];
 const PATH_INSIDE: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The label that says which agentd a container belongs to.
@@ -311,10 +322,10 @@ impl Engine for Podman {
         }
         let PodmanSettings { euid, egid, .. } = self.settings;
         if let Some(owner) = workspace.filter(|owner| owner.uid != euid) {
-            writable(&owner.path).map_err(|error| {
+            access::ask(&owner.path, None, Want::Write).map_err(|denied| {
                 EngineError::Refused(format!(
-                    "the workspace {} belongs to user {}, and user {euid}, as whom agentd runs, cannot write it \
-                     ({error}); run agentd as its owner, or as root",
+                    "the workspace {} belongs to user {}, and agentd's own user {euid} {denied}; run agentd as its \
+                     owner, or as root",
                     owner.path.display(),
                     owner.uid
                 ))
@@ -479,10 +490,4 @@ impl Podman {
         // Root's group would be more than the workspace asks for.
         Ok(users(*uid, if *gid == 0 && *uid != 0 { own } else { *gid }, None))
     }
-}
-
-fn writable(path: &Path) -> std::io::Result<()> {
-    let access = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
-    // Of the effective user, as files are opened.
-    Ok(rustix::fs::accessat(CWD, path, access, AtFlags::EACCESS)?)
 }

@@ -2,22 +2,28 @@
 //! eyes of a session's set-up, so that the two cannot disagree.
 
 use super::Finding;
+use crate::daemon::sessions::homes_with_users;
 use crate::settings::{Environment, Settings};
 use agentd_config::{Agent, RuntimeKind, WorkspaceMode};
-use agentd_runner::runtime::engine::Engine;
-use agentd_runner::runtime::users::home_number;
+use agentd_runner::runtime::engine::{Engine, Owner};
 use agentd_runner::session::secrets::SecretStore;
 use agentd_runner::session::{materials, mission, own, workspace};
-use std::os::unix::fs::MetadataExt;
+use agentd_store::sqlite::HomeNumbers;
+use agentd_supervisor::access::shell_word;
+use agentd_supervisor::start_error;
+use agentd_supervisor::tools::ProcessUser;
+use std::ffi::OsStr;
+use std::process::Command;
 
 pub(super) fn examine(
     settings: &Settings,
     environment: &Environment,
     engine: Option<&dyn Engine>,
+    homes: &mut HomeNumbers,
     agent: &Agent,
 ) -> Vec<Finding> {
     let mut findings = Vec::new();
-    program(&mut findings, environment, agent);
+    program(&mut findings, environment, engine, agent);
     if let Err(error) = mission::check_file(agent) {
         findings.push(Finding::error("prompt_file", error.to_string()));
     }
@@ -35,10 +41,13 @@ pub(super) fn examine(
             .into_iter()
             .map(|warning| Finding::warning("skills", warning)),
     );
-    workspace(&mut findings, settings, environment, engine, agent);
+    workspace(&mut findings, homes, environment, engine, agent);
     credentials(&mut findings, settings, agent);
     findings
 }
+
+/// How many of an agent's users are asked about: each replica has one.
+const USERS_MAX: usize = 16;
 
 /// The secret store as a whole.
 pub(super) fn store(settings: &Settings) -> Vec<Finding> {
@@ -52,24 +61,40 @@ pub(super) fn store(settings: &Settings) -> Vec<Finding> {
     }
 }
 
-/// In a container it is the image that has the program.
-fn program(findings: &mut Vec<Finding>, environment: &Environment, agent: &Agent) {
-    if agent.runtime != RuntimeKind::Process || agent.env.contains_key("PATH") {
-        return;
-    }
-    let Some(program) = agent.command.first() else {
+/// In a container it is the image that has the program. One that is named from the working directory is not looked for.
+fn program(
+    findings: &mut Vec<Finding>,
+    environment: &Environment,
+    engine: Option<&dyn Engine>,
+    agent: &Agent,
+) {
+    let (RuntimeKind::Process, Some(program), Some(engine)) = (agent.runtime, agent.command.first(), engine)
+    else {
         return;
     };
-    let relative = program.contains('/') && !program.starts_with('/');
-    if !relative && environment.program(program).is_none() {
-        let message = format!("{program} is no program that can be run here");
-        findings.push(Finding::error("command", message));
+    if program.contains('/') && !program.starts_with('/') {
+        return;
+    }
+    let mut command = Command::new(program);
+    command.current_dir("/");
+    let own = agent.env.get("PATH").map(OsStr::new);
+    if let Some(path) = own.or_else(|| environment.get("PATH")) {
+        command.env("PATH", path);
+    }
+    // The users of all homes are alike to the programs of this machine.
+    let user = engine.users(agent, 0, None).ok().map(|users| ProcessUser {
+        uid: users.host_uid,
+        gid: users.host_gid,
+        groups: Vec::new(),
+    });
+    if let Some(error) = start_error::examine(&command, user.as_ref()) {
+        findings.push(Finding::error("command", format!("{program}: {}", error.why)));
     }
 }
 
 fn workspace(
     findings: &mut Vec<Finding>,
-    settings: &Settings,
+    homes: &mut HomeNumbers,
     environment: &Environment,
     engine: Option<&dyn Engine>,
     agent: &Agent,
@@ -81,20 +106,7 @@ fn workspace(
         Err(error) => return findings.push(Finding::error(key, error.to_string())),
     };
     if let Some(engine) = engine {
-        // A home that is not there yet has no number. What comes of any other is the same, but for its user's id.
-        let number = number_of(settings, agent);
-        if let Err(error) = engine.users(agent, number.unwrap_or(0), Some(&owner)) {
-            let message = match number {
-                None if agent.runtime == RuntimeKind::Process && nix::unistd::geteuid().is_root() => format!(
-                    "the workspace {} belongs to user {}, and the agent's own user may not write it; which user that is, and the \
-                     command that lets it, its first run says; or choose the runtime podman, which works as the workspace's owner",
-                    owner.path.display(),
-                    owner.uid
-                ),
-                _ => error.to_string(),
-            };
-            findings.push(Finding::error(key, message));
-        }
+        findings.extend(users(homes, engine, agent, &owner));
     }
     if agent.workspace_mode == WorkspaceMode::Worktree {
         let key = "workspace_mode";
@@ -102,7 +114,8 @@ fn workspace(
         if !path.ancestors().any(|dir| dir.join(".git").exists()) {
             let shown = path.display();
             let message = format!(
-                "workspace_mode = \"worktree\", and {shown} is in no git repository; `git init {shown}` makes one"
+                "workspace_mode = \"worktree\", and {shown} is in no git repository; `git init {}` makes one",
+                shell_word(path)
             );
             findings.push(Finding::error(key, message));
         }
@@ -113,10 +126,19 @@ fn workspace(
     }
 }
 
-/// The number of the agent's home, as far as the home tells.
-fn number_of(settings: &Settings, agent: &Agent) -> Option<u32> {
-    let home = settings.home.join("homes").join(agent.home_name(0));
-    home_number(settings.id_range_start, home.metadata().ok()?.uid())
+/// Whether the agent's users can work on its workspace, asked as a session's set-up would. What comes of the number of a
+/// home where it does not decide the user is the same for any.
+fn users(homes: &mut HomeNumbers, engine: &dyn Engine, agent: &Agent, owner: &Owner) -> Vec<Finding> {
+    let mut numbers: Vec<u32> = homes_with_users(agent).map(|home| homes.number(&home)).collect();
+    numbers.truncate(USERS_MAX);
+    if numbers.is_empty() {
+        numbers.push(0);
+    }
+    let refused = |number: u32| engine.users(agent, number, Some(owner)).err();
+    let refused = numbers.into_iter().filter_map(refused);
+    refused
+        .map(|error| Finding::error("workspace", error.to_string()))
+        .collect()
 }
 
 /// They are read, and nothing of them is said.

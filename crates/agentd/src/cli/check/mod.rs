@@ -13,6 +13,7 @@ use agentd_config::size::shown as shown_size;
 use agentd_config::{Agent, ConfigError, RuntimeKind};
 use agentd_runner::runtime::Runtimes;
 use agentd_runner::runtime::engine::Problem;
+use agentd_store::sqlite::HomeNumbers;
 use clap::Args;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -161,10 +162,11 @@ async fn examine(settings: &Settings, environment: &Environment) -> Vec<Finding>
         usable: BTreeMap::new(),
         asked: HashMap::new(),
     };
+    let mut homes = home_numbers(settings, &mut findings);
     for agent in &settings.config.agents {
         findings.extend(engines.get_ready(settings, environment, agent.runtime).await);
         let engine = engines.runtimes.get(agent.runtime).map(|engine| &**engine);
-        let mut found = agent::examine(settings, environment, engine, agent);
+        let mut found = agent::examine(settings, environment, engine, &mut homes, agent);
         found.extend(plugin::patterns_of(&settings.config, agent));
         findings.extend(found.into_iter().map(|finding| finding.of(agent)));
         let problems = engine.map(|engine| engine.check(agent)).unwrap_or_default();
@@ -184,6 +186,18 @@ async fn examine(settings: &Settings, environment: &Environment) -> Vec<Finding>
         }));
     }
     findings
+}
+
+/// The numbers that homes have, or are to have. They say which users the agents of a root daemon are.
+fn home_numbers(settings: &Settings, findings: &mut Vec<Finding>) -> HomeNumbers {
+    if !nix::unistd::geteuid().is_root() {
+        return HomeNumbers::default();
+    }
+    HomeNumbers::read(&settings.database).unwrap_or_else(|error| {
+        let message = format!("the users of agents are taken for those of a new database: {error}");
+        findings.push(Finding::warning("daemon.database_url", message));
+        HomeNumbers::default()
+    })
 }
 
 /// The runtimes, each asked once about itself and about each image.

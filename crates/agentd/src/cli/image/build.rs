@@ -4,13 +4,14 @@ use super::engine::{self, Talk};
 use super::name::ImageName;
 use super::programs::Programs;
 use super::tree::Tree;
-use super::{LABEL, archive};
+use super::{LABEL, archive, places};
 use crate::cli::{Context, values};
 use crate::console::Console;
 use crate::failure::{Exit, Failure};
 use clap::Args;
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -25,7 +26,8 @@ const RECIPES: [&str; 2] = ["Containerfile", "Dockerfile"];
 #[command(after_long_help = "\
 What is in the directory becomes the image's root file system: bin/my-agent becomes /bin/my-agent. No registry is
 needed, and no network. Links stay links, modes are kept, everything belongs to root inside; sockets, pipes and devices
-are left out. The same files give the same layer.
+are left out. The same files give the same layer. Files below /tmp, /var/tmp, /run, /home and /workspace are refused: a
+session has these of its own. A --program from there is /usr/local/bin/NAME in the image.
 
 When the directory holds a Containerfile (or a Dockerfile), `podman build` follows it instead, and pulls nothing: what
 it is built from must be there. --plain takes the directory as it is all the same.
@@ -115,6 +117,13 @@ impl BuildArgs {
         for skipped in &tree.skipped {
             console.status(&format!("left out: {}", crate::console::one_line(skipped)));
         }
+        for (from, to) in &tree.moved {
+            console.status(&format!(
+                "{} is {} in the image: at its own place no session would see it",
+                from.display(),
+                to.display()
+            ));
+        }
         let more = tree.skipped_count - tree.skipped.len() as u64;
         if more > 0 {
             console.status(&format!("left out: {more} more of these"));
@@ -162,6 +171,7 @@ impl BuildArgs {
             "files": files,
             "bytes": bytes,
             "skipped": tree.skipped_count,
+            "moved": tree.moved.iter().cloned().collect::<BTreeMap<_, _>>(),
         });
         let what = format!("{}, {}", values::count(files as u64, "file"), HumanBytes(bytes));
         self.say(context, document, &what)
@@ -179,6 +189,7 @@ impl BuildArgs {
         if self.busybox {
             programs.busybox()?;
         }
+        places::check(&mut tree, &self.dir)?;
         Ok(tree)
     }
 

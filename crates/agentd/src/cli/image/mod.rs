@@ -5,6 +5,7 @@ mod build;
 mod engine;
 mod list;
 mod name;
+mod places;
 mod programs;
 mod tree;
 

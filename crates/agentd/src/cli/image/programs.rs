@@ -1,6 +1,7 @@
 //! Programs of this machine for an image, each with what it needs to begin: its shared libraries, its interpreter, and
 //! the links by which it is found, all in the places that they have here.
 
+use super::places;
 use super::tree::{Entry, Origin, Tree};
 use crate::failure::Failure;
 use crate::settings::Environment;
@@ -16,6 +17,8 @@ use std::process::{Command, Stdio};
 const LINKS_MAX: usize = 40;
 /// The first line of a script; longer ones the kernel cuts.
 const FIRST_LINE_BYTES_MAX: usize = 256;
+/// Where a program is put that cannot be at its own place.
+const BIN_ELSEWHERE: &str = "/usr/local/bin";
 /// Where the loader finds libraries that are not in the usual places.
 const LOADER_CACHE: &str = "/etc/ld.so.cache";
 
@@ -36,6 +39,9 @@ impl Programs<'_> {
                 .hint("name one that is installed, or leave it out")
         })?;
         let path = std::path::absolute(&path).map_err(|error| Failure::file("find", &path, &error))?;
+        if self.add_elsewhere(&path)? {
+            return Ok(());
+        }
         self.add_path(&path, 0)?;
         // Where /bin is a link to /usr/bin, a program has two paths, and scripts mostly name the other one.
         if let (Some(name), Some(dir)) = (path.file_name(), path.parent()) {
@@ -48,12 +54,47 @@ impl Programs<'_> {
         Ok(())
     }
 
+    /// Adds a program that no session would see at its own place: where programs usually are, or where a link of that
+    /// name is. False for any other.
+    fn add_elsewhere(&mut self, path: &Path) -> Result<bool, Failure> {
+        let wrong = |error| Failure::file("read", path, &error);
+        let real = path.canonicalize().map_err(wrong)?;
+        let is_hidden = places::taken(path).is_some();
+        let (Some(name), Some(dir)) = (path.file_name(), path.parent()) else {
+            return Ok(false);
+        };
+        if !is_hidden && places::taken(&real).is_none() {
+            return Ok(false);
+        }
+        let to = match is_hidden {
+            true => Path::new(BIN_ELSEWHERE).join(name),
+            false => dir.canonicalize().map_err(wrong)?.join(name),
+        };
+        let metadata = real.metadata().map_err(wrong)?;
+        let entry = Entry::File {
+            mode: metadata.mode() & 0o777,
+            bytes: metadata.len(),
+            from: Origin::Host(real.clone()),
+        };
+        let inside = to.strip_prefix("/").unwrap_or(&to);
+        if self.tree.add(inside, entry) && is_hidden {
+            self.tree.moved.push((path.to_owned(), to.clone()));
+        }
+        self.needs_of(&real, 0)?;
+        Ok(true)
+    }
+
     fn add_path(&mut self, path: &Path, depth: usize) -> Result<(), Failure> {
         let real = self.adopt(path)?;
+        self.needs_of(&real, depth)
+    }
+
+    /// Adds what a program needs to begin.
+    fn needs_of(&mut self, real: &Path, depth: usize) -> Result<(), Failure> {
         let mut start = Vec::new();
-        File::open(&real)
+        File::open(real)
             .and_then(|file| file.take(FIRST_LINE_BYTES_MAX as u64).read_to_end(&mut start))
-            .map_err(|error| Failure::file("read", &real, &error))?;
+            .map_err(|error| Failure::file("read", real, &error))?;
         if let Some(line) = start.strip_prefix(b"#!") {
             let line = line.split(|byte| *byte == b'\n').next().unwrap_or_default();
             let line = String::from_utf8_lossy(line);
@@ -74,10 +115,10 @@ impl Programs<'_> {
         if !start.starts_with(b"\x7fELF") {
             return Err(Failure::bad_input(format!(
                 "{} is neither a program for Linux nor a script",
-                path.display()
+                real.display()
             )));
         }
-        self.libraries(&real)
+        self.libraries(real)
     }
 
     fn libraries(&mut self, program: &Path) -> Result<(), Failure> {

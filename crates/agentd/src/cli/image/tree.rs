@@ -50,6 +50,8 @@ pub(super) struct Tree {
     /// Files whose kind no image can hold, by their paths; as many as are worth showing.
     pub(super) skipped: Vec<String>,
     pub(super) skipped_count: u64,
+    /// Programs that are elsewhere in the image than on this machine: from where, and to where.
+    pub(super) moved: Vec<(PathBuf, PathBuf)>,
 }
 
 impl Tree {
@@ -151,7 +153,7 @@ impl Tree {
         }
     }
 
-    fn skip(&mut self, path: &Path, what: &str) {
+    pub(super) fn skip(&mut self, path: &Path, what: &str) {
         self.skipped_count += 1;
         if self.skipped.len() < SKIPPED_SHOWN_MAX {
             self.skipped.push(format!("{} is {what}", path.display()));

@@ -1,6 +1,7 @@
 //! Where a plugin's program is, as its own environment and directory have it.
 
 use agentd_config::{Plugin, PluginSource};
+use agentd_supervisor::access::shell_word;
 use nix::unistd::{AccessFlags, access};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -42,7 +43,11 @@ pub(crate) fn find(command: &[String], path: &str, workdir: Option<&Path>) -> Re
     let there = candidates.iter().find(|file| file.exists());
     Err(match there {
         Some(dir) if dir.is_dir() => format!("{} is a directory, and no program", dir.display()),
-        Some(file) => format!("{} is not executable; chmod +x {0}", file.display()),
+        Some(file) => format!(
+            "{} is not executable; `chmod a+rx {}` lets it be run",
+            file.display(),
+            shell_word(file)
+        ),
         None if program.contains('/') => format!("there is no program {}", candidates[0].display()),
         None => {
             format!("there is no program {program} in PATH ({path}); install it, or write its whole path")
@@ -69,7 +74,7 @@ mod tests {
         };
         let none = Path::new("/nowhere");
         let closed = look("server", dir.path(), None).unwrap_err();
-        assert!(closed.contains("not executable; chmod +x"), "{closed}");
+        assert!(closed.contains("not executable; `chmod a+rx"), "{closed}");
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
         assert_eq!(look("server", dir.path(), None), Ok(file.clone()));
         assert_eq!(look(file.to_str().unwrap(), none, None), Ok(file.clone()));

@@ -1,0 +1,48 @@
+//! How a user is let into a workspace that belongs to another: as a command that can be run as it is printed.
+
+use agentd_supervisor::access::{Denied, shell_word, shell_words};
+use rustix::io::Errno;
+use std::path::Path;
+
+/// What gives `user` what it was denied, or another way out where no right would help.
+pub(super) fn advice(denied: &Denied, workspace: &Path, user: u32, path: &str) -> String {
+    const PODMAN: &str = "choose the runtime podman, which works as the workspace's owner";
+    if denied.own.is_some() && !denied.lacks_right() {
+        return format!("no right would let it write there: choose another workspace, or {PODMAN}");
+    }
+    let mut commands = Vec::new();
+    let mut uses_lists = false;
+    let closed = &denied.closed;
+    if !closed.is_empty() {
+        if closed.iter().all(|dir| has_access_lists(dir)) {
+            uses_lists = true;
+            commands.push(format!("setfacl -m u:{user}:x {}", shell_words(closed)));
+        } else {
+            commands.push(super::opening(closed));
+        }
+    }
+    let word = shell_word(workspace);
+    if denied.own.is_some() {
+        if has_access_lists(workspace) {
+            uses_lists = true;
+            commands.push(format!("setfacl -R -m u:{user}:rwX -m d:u:{user}:rwX {word}"));
+        } else {
+            commands.push(format!("chown -R {user}:{user} {word}"));
+        }
+    }
+    let missing = match uses_lists && !is_installed("setfacl", path) {
+        true => " (setfacl is not installed: it is in the package acl)",
+        false => "",
+    };
+    format!("`{}` lets it{missing}, or {PODMAN}", commands.join(" && "))
+}
+
+/// Whether the file system keeps access lists.
+fn has_access_lists(path: &Path) -> bool {
+    let list = rustix::fs::getxattr(path, "system.posix_acl_access", &mut [0_u8; 0][..]);
+    !matches!(list, Err(Errno::OPNOTSUPP))
+}
+
+fn is_installed(program: &str, path: &str) -> bool {
+    std::env::split_paths(path).any(|dir| dir.join(program).is_file())
+}
