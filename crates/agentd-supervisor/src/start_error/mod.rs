@@ -78,7 +78,7 @@ fn unusable_dir(dir: &Path, user: Option<&ProcessUser>) -> Option<String> {
         }
         _ => {}
     }
-    closed(dir, user).map(|why| format!("the working directory {shown} cannot be entered: {why}"))
+    closed(dir, user).map(|why| format!("it cannot begin in its working directory: {why}"))
 }
 
 /// What keeps a user from entering a directory, and what lets it in.
@@ -319,7 +319,7 @@ mod tests {
         let work = work.parent().unwrap().to_owned();
         fs::set_permissions(&work, fs::Permissions::from_mode(0o700)).unwrap();
         let said = format!(
-            "{0} cannot be entered: user 4711 cannot enter {0}",
+            "it cannot begin in its working directory: user 4711 cannot enter {} (permission denied)",
             work.display()
         );
         let command = || {

@@ -108,7 +108,7 @@ pub(crate) fn git(environment: &Environment) -> Git {
     Git::new("git".into(), path, GIT_TIMEOUT, home)
 }
 
-/// The homes of an agent that a root daemon runs as a user whom its workspace must let write. They are numbered before
+/// The homes of an agent that a root daemon runs as a user who must be able to write to its workspace. They are numbered before
 /// the agent is first run, in the order of agentd.toml: so `agentd check` can tell what the user is to be.
 pub(crate) fn homes_with_users(agent: &Agent) -> impl Iterator<Item = String> {
     let has_user = nix::unistd::geteuid().is_root()

@@ -326,6 +326,12 @@ fn a_plugin_runs_as_the_user_that_is_named() {
     fs::set_permissions(env.home(), fs::Permissions::from_mode(0o700)).unwrap();
     let refused = shown(&env.run(&["plugin", "tools", "t"]));
     assert!(refused.contains("cannot get to its home"), "{refused}");
+    // What is printed opens the way there.
+    let remedy = refused.split('`').nth(1).expect("a command");
+    let opened = std::process::Command::new("sh").args(["-c", remedy]).status();
+    assert!(opened.unwrap().success(), "{remedy}");
+    let opened = shown(&env.run(&["plugin", "tools", "t"]));
+    assert!(!opened.contains("cannot get to its home"), "{opened}");
     for path in [
         env.home().parent().unwrap().to_owned(),
         env.home(),

@@ -1,4 +1,4 @@
-//! Whom a workspace lets in: what `agentd check` says, what a session finds, and the commands that are printed as a remedy,
+//! Who may write to a workspace: what `agentd check` says, what a session finds, and the commands that are printed as a remedy,
 //! run as they are printed.
 
 use crate::support::{TestEnvironment, finish, shown};
