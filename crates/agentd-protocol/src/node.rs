@@ -191,6 +191,19 @@ pub struct AgentWork {
     /// What it is to do. Absent: what its own configuration says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
+    /// True when the prompt is a template, which the session renders once when it begins: of `args` and `plan` from the
+    /// task's context, and `inputs`, the results of the nodes that this one depends on, by their names.
+    #[serde(
+        default,
+        deserialize_with = "null_is_default",
+        skip_serializing_if = "is_false"
+    )]
+    #[schemars(with = "Option<bool>")]
+    pub prompt_is_template: bool,
+    /// The name of a node that this one depends on: the session's worktree begins at that one's branch, when it is not
+    /// merged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<String>,
     /// After so many seconds the session is ended and the attempt has failed. Absent: what the agent's
     /// configuration says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -287,6 +300,11 @@ pub struct NodeSpec {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
 fn is_zero(number: &i32) -> bool {
     *number == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+pub(crate) fn is_false(truth: &bool) -> bool {
+    !*truth
 }
 
 /// For fields where `null` means the same as absent.

@@ -154,6 +154,9 @@ fn nodes(field: &str, specs: &[NodeSpec]) -> Result<(), String> {
             if let Some(agent) = &work.agent {
                 agent_name(agent)?;
             }
+            if let Some(base) = &work.base {
+                name("a node's base", base)?;
+            }
             length(
                 "a node's prompt",
                 work.prompt.as_deref().unwrap_or_default(),

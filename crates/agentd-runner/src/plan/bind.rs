@@ -1,7 +1,7 @@
 //! A plan with its arguments: nothing is left open.
 
 use super::arguments::{ArgumentKind, Arguments, resolve};
-use super::template::Renderer;
+use super::template::{self, Renderer};
 use super::{Action, Plan, PlanError};
 use agentd_config::reader::Located;
 use agentd_protocol::{AgentWork, CommandWork, Work, limits};
@@ -75,9 +75,14 @@ impl Plan {
         for node in &self.nodes {
             let key = |field: &str| format!("nodes.{}.{field}", node.name);
             let argv = match &node.action {
-                Action::Agent { agent, prompt } => {
+                Action::Agent { agent, prompt, base } => {
+                    let prompt = prompt.as_ref();
+                    let is_template = prompt.is_some_and(|prompt| template::uses(&prompt.value).inputs);
                     let render = |prompt: &Located<String>| -> Result<String, PlanError> {
-                        let text = renderer.render(source, &key("prompt"), prompt)?;
+                        let text = match is_template {
+                            true => prompt.value.clone(),
+                            false => renderer.render(source, &key("prompt"), prompt)?,
+                        };
                         if text.len() > limits::PROMPT_BYTES_MAX {
                             let message = format!(
                                 "{} has {} bytes; at most {} are allowed. Put what is long into a file, and name that",
@@ -91,7 +96,9 @@ impl Plan {
                     };
                     works.push(Work::Agent(AgentWork {
                         agent: agent.as_ref().map(|agent| agent.value.clone()),
-                        prompt: prompt.as_ref().map(render).transpose()?,
+                        prompt: prompt.map(render).transpose()?,
+                        prompt_is_template: is_template,
+                        base: base.clone(),
                         timeout_secs: node.timeout,
                         ..AgentWork::default()
                     }));
@@ -187,6 +194,7 @@ impl BoundPlan {
                     timeout_secs: command.timeout_secs.take(),
                     command: Some(command.clone()),
                     read: whole.clone(),
+                    ..AgentWork::default()
                 });
             }
         }

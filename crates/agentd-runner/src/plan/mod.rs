@@ -12,7 +12,8 @@
 //!
 //! `{{ args.NAME }}` and `{{ plan.dir }}` are rendered in the goal, in `command`, `prompt`, `cwd` and `env` values; not
 //! in `run`, whose text goes to a shell, where a value with a quote in it would become code. A shell reads
-//! `"$AGENTD_ARG_NAME"` instead.
+//! `"$AGENTD_ARG_NAME"` instead. A prompt that names `{{ inputs.NODE }}` stays a template: the session renders it when
+//! the results are there.
 
 mod arguments;
 mod bind;
@@ -27,7 +28,7 @@ pub use bind::{AgentNeed, BoundPlan};
 pub use error::PlanError;
 pub use register::Registration;
 
-use agentd_config::file::read_text;
+use agentd_config::file::{read_text, with_line_feeds};
 use agentd_config::reader::Located;
 use agentd_config::source::Source;
 use agentd_protocol::{RetryPolicy, Seconds};
@@ -84,6 +85,8 @@ pub(crate) enum Action {
         agent: Option<Located<String>>,
         /// A template; none: what the agent's own configuration says.
         prompt: Option<Located<String>>,
+        /// The needed node at whose branch its worktree begins.
+        base: Option<String>,
     },
 }
 
@@ -101,7 +104,7 @@ impl Plan {
         let canonical = path.canonicalize().map_err(|error| failed(error.to_string()))?;
         let (text, _) = read_text(&canonical, PLAN_BYTES_MAX).map_err(|error| failed(error.to_string()))?;
         // Messages name the file as the caller did: that is where the caller will look.
-        Ok(parse::parse(path, canonical, &text)?)
+        Ok(parse::parse(path, canonical, &with_line_feeds(&text))?)
     }
 
     /// The file that it was read from, canonical.
