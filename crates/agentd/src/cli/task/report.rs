@@ -9,6 +9,7 @@ use agentd_protocol::results::{GetNodeResult, TaskStatusResult};
 use agentd_protocol::{
     AgentWork, Json, Method, NodeId, NodeInfo, NodeStatus, StatusCounts, TaskId, TaskState, Work,
 };
+use agentd_runner::worker::output::{self, NodeOutput};
 use serde_json::Value;
 use std::collections::HashMap;
 
@@ -244,7 +245,7 @@ pub(super) struct Outcome {
     /// What its command wrote as its value, if it did.
     pub(super) value: Option<Value>,
     /// What its command printed.
-    pub(super) stdout: Option<String>,
+    pub(super) output: Option<NodeOutput>,
     /// The whole, as the node was completed with it.
     pub(super) payload: Json,
 }
@@ -275,24 +276,22 @@ pub(super) async fn outcome(
 
 fn outcome_of(node: String, work: Option<&Work>, payload: Json) -> Outcome {
     let mut fields = payload.to_value();
-    let printed = if matches!(work, Some(Work::Agent(AgentWork { command: None, .. }))) {
-        // What the agent left is the result as a whole; if it left nothing, there is what it printed.
-        let output = fields["session_id"]
-            .as_str()
-            .and_then(|_| fields["output"].as_str());
-        match output.map(str::to_owned) {
-            Some(output) => (None, Some(output)),
-            None => (Some(fields), None),
-        }
+    let is_agents = matches!(work, Some(Work::Agent(AgentWork { command: None, .. })));
+    // What the agent left is the result as a whole; if it left nothing, there is what it printed.
+    let is_own = is_agents && !(fields["session_id"].is_string() && fields["output"].is_string());
+    let (value, output) = if is_own {
+        (Some(fields), None)
     } else {
-        let stdout = fields["stdout"].as_str().map(str::to_owned);
-        (fields.get_mut("value").map(Value::take), stdout)
+        let value = match is_agents {
+            true => None,
+            false => fields.get_mut("value").map(Value::take),
+        };
+        (value, output::of_result(payload.text()))
     };
-    let (value, stdout) = printed;
     Outcome {
         node,
         value,
-        stdout,
+        output,
         payload,
     }
 }
@@ -329,7 +328,10 @@ mod tests {
         });
         let shown = |work: Option<&Work>, payload: Value| {
             let outcome = outcome_of("n".into(), work, payload.into());
-            (outcome.value, outcome.stdout)
+            let printed = outcome
+                .output
+                .map(|output| String::from_utf8(output.bytes).unwrap());
+            (outcome.value, printed)
         };
         let command = json!({ "exit_code": 0, "stdout": "o", "value": [1] });
         assert_eq!(

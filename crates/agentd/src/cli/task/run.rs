@@ -22,7 +22,10 @@ use crate::failure::{Exit, Failure};
 use agentd_protocol::results::TaskStatusResult;
 use agentd_protocol::{NodeStatus, Reason, TaskState};
 use agentd_runner::plan::BoundPlan;
+use agentd_runner::worker::output::NodeOutput;
 use agentd_runner::worker::{Shutdown, WorkerEvent};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use clap::Args;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -291,18 +294,8 @@ fn show(
         shown_counts(&status.counts),
         shown_duration(ms)
     ));
-    if let Some(outcome) = outcome {
-        context.console.status(&format!("result of {}:", outcome.node));
-        let text = match (&outcome.value, &outcome.stdout) {
-            (Some(Value::String(text)), _) => text.clone(),
-            (Some(value), _) if !value.is_null() => serde_json::to_string_pretty(value).unwrap_or_default(),
-            (_, Some(stdout)) => stdout.clone(),
-            _ => outcome.payload.text().to_owned(),
-        };
-        context.console.raw(&text)?;
-        if !text.is_empty() && !text.ends_with('\n') {
-            context.console.raw("\n")?;
-        }
+    if let Some(outcome) = &outcome {
+        show_result(context, outcome)?;
     }
     if status.state == TaskState::Failed {
         context.console.status(
@@ -310,6 +303,39 @@ fn show(
         );
     }
     Ok(exit)
+}
+
+fn show_result(context: &Context, outcome: &Outcome) -> Result<(), Failure> {
+    context.console.status(&format!("result of {}:", outcome.node));
+    let text = match &outcome.value {
+        Some(Value::String(text)) => text.clone(),
+        Some(value) if !value.is_null() => serde_json::to_string_pretty(value).unwrap_or_default(),
+        _ => match &outcome.output {
+            Some(output) => return show_output(context, output),
+            None => outcome.payload.text().to_owned(),
+        },
+    };
+    context.console.raw(&text)?;
+    if !text.is_empty() && !text.ends_with('\n') {
+        context.console.raw("\n")?;
+    }
+    Ok(())
+}
+
+// Byte for byte: it may be what another program reads. Only a text's last line is given its end.
+fn show_output(context: &Context, output: &NodeOutput) -> Result<(), Failure> {
+    context.console.raw(&output.bytes)?;
+    let ends = output.bytes.last().is_none_or(|&byte| byte == b'\n');
+    if !ends && std::str::from_utf8(&output.bytes).is_ok() {
+        context.console.raw("\n")?;
+    }
+    if output.omitted_bytes > 0 {
+        context.console.status(&format!(
+            "{} bytes of it were not kept; what is large belongs in a file in $AGENTD_ARTIFACTS",
+            output.omitted_bytes
+        ));
+    }
+    Ok(())
 }
 
 fn document(registered: &Registered, status: &TaskStatusResult, outcome: Option<&Outcome>) -> Value {
@@ -334,8 +360,19 @@ fn document(registered: &Registered, status: &TaskStatusResult, outcome: Option<
             })
         })
         .collect();
-    let result = outcome
-        .map(|outcome| json!({ "node": outcome.node, "value": outcome.value, "stdout": outcome.stdout }));
+    let result = outcome.map(|outcome| {
+        let mut result = json!({ "node": outcome.node, "value": outcome.value, "stdout": null });
+        if let Some(output) = &outcome.output {
+            result["stdout"] = String::from_utf8_lossy(&output.bytes).into();
+            if std::str::from_utf8(&output.bytes).is_err() {
+                result["stdout_base64"] = STANDARD.encode(&output.bytes).into();
+            }
+            if output.omitted_bytes > 0 {
+                result["stdout_omitted_bytes"] = output.omitted_bytes.into();
+            }
+        }
+        result
+    });
     json!({
         "task_id": registered.task_id,
         "state": status.state,
