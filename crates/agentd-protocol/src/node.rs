@@ -295,6 +295,22 @@ pub struct NodeSpec {
     /// What is done when it fails.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<RetryPolicy>,
+    /// What its definition comes to, in the words of who registers it: kept, shown, and never looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
+    /// A node whose result is this one's, too: when that one and all that this one depends on are completed, this one is
+    /// completed as soon as it is registered. Otherwise it is registered as if this were absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reuse: Option<NodeRef>,
+}
+
+/// A node of some task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NodeRef {
+    /// Its task.
+    pub task_id: TaskId,
+    /// The node.
+    pub node_id: NodeId,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
@@ -381,6 +397,9 @@ pub struct NodeInfo {
     /// The failed nodes that keep it from ever running, as far as its dependencies reach; at most eight.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub blocked_by: Vec<NodeId>,
+    /// As registered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
 }
 
 /// Where a task as a whole stands. It follows from its nodes and from what was asked of it.

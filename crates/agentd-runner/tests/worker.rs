@@ -125,6 +125,7 @@ impl Daemon {
             context: Json::empty_object(),
             initial_nodes: nodes,
             idempotency_key: None,
+            paused: false,
         };
         let registered: RegisteredTask = self
             .client()

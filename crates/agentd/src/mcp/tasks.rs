@@ -212,6 +212,7 @@ impl Shared {
                     context: args.context.map_or_else(Json::empty_object, Json::from),
                     initial_nodes: nodes,
                     idempotency_key: Some(key),
+                    paused: false,
                 };
                 let asked = self.daemon.ask(Method::RegisterTask, &request, Again::Yes).await;
                 let task: RegisteredTask = asked.map_err(named_too)?;
