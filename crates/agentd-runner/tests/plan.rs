@@ -111,7 +111,7 @@ fn a_plan_becomes_a_task() {
     let dir = dir.to_str().unwrap();
     assert_eq!(bound.goal(), format!("Survey {dir} for Ada \"the\" first"));
 
-    let registration = bound.registration("key").unwrap();
+    let registration = bound.registration("key", None).unwrap();
     let nodes = &registration.register.initial_nodes;
     let names: Vec<_> = nodes.iter().map(|node| node.name.as_deref().unwrap()).collect();
     assert_eq!(names, ["report", "list", "count"]);
@@ -305,7 +305,7 @@ fn agents_work_on_nodes() {
         .unwrap()
         .bind(&home.arguments(&["{{ args.x }}"], &[]))
         .unwrap();
-    let registration = bound.registration("key").unwrap();
+    let registration = bound.registration("key", None).unwrap();
     let works: Vec<_> = registration
         .register
         .initial_nodes
@@ -401,7 +401,7 @@ fn a_prompt_may_name_the_results_of_what_its_node_needs_and_nothing_else() {
     let home = Home::new();
     let bound = home.load(&plan(both, prompt)).unwrap();
     let bound = bound.bind(&home.arguments(&[], &[])).unwrap();
-    let registration = bound.registration("k").unwrap();
+    let registration = bound.registration("k", None).unwrap();
     let work = |index: usize| match &registration.register.initial_nodes[index].work {
         Some(Work::Agent(work)) => work.clone(),
         other => panic!("{other:?}"),
@@ -446,7 +446,7 @@ fn a_worktree_begins_at_a_needed_nodes_branch() {
     };
     let home = Home::new();
     let bound = home.load(&plan("write")).unwrap().bind(&home.arguments(&[], &[]));
-    let registration = bound.unwrap().registration("k").unwrap();
+    let registration = bound.unwrap().registration("k", None).unwrap();
     let Some(Work::Agent(work)) = &registration.register.initial_nodes[2].work else {
         panic!()
     };
@@ -466,7 +466,7 @@ fn lines_may_end_as_on_other_systems() {
     let text = "goal = 'g'\r\n[[nodes]]\r\nname = 'a'\r\nrun = \"\"\"\r\nset -x\r\nprintf 'a\\r'\rtrue\r\n\"\"\"\r\n";
     let home = Home::new();
     let bound = home.load(text).unwrap().bind(&home.arguments(&[], &[])).unwrap();
-    let shell = argv(&bound.registration("k").unwrap(), "a")[3].clone();
+    let shell = argv(&bound.registration("k", None).unwrap(), "a")[3].clone();
     assert_eq!(
         shell, "set -x\nprintf 'a\r'\ntrue\n",
         "what is escaped stands as it is"
@@ -541,7 +541,7 @@ fn ten_thousand_nodes_are_allowed_and_no_more() {
     let registration = plan
         .bind(&home.arguments(&[], &[]))
         .unwrap()
-        .registration("k")
+        .registration("k", None)
         .unwrap();
     assert_eq!(registration.node_count(), 10_000);
     assert!(!registration.batches.is_empty());

@@ -262,7 +262,7 @@ async fn a_plan_runs_from_its_first_node_to_its_result() {
     .unwrap();
     std::fs::write(daemon.path().join("count.txt"), "one\n").unwrap();
     let bound = Plan::load(&plan).unwrap().bind(&Arguments::default()).unwrap();
-    let registration = bound.registration(&bound.run_key()).unwrap();
+    let registration = bound.registration(&bound.run_key(), None).unwrap();
     let mut client = daemon.client().await;
     let task_id = registration.submit(&mut client).await.unwrap();
     // Sent again, as after a crash, it is the same task.
@@ -555,7 +555,7 @@ run = 'cat "$AGENTD_INPUTS"/review.out "$AGENTD_INPUTS"/value.json; ls "$AGENTD_
 "#;
     std::fs::write(&plan, text).unwrap();
     let bound = Plan::load(&plan).unwrap().bind(&Arguments::default()).unwrap();
-    let registration = bound.registration("key").unwrap();
+    let registration = bound.registration("key", None).unwrap();
     let task_id = registration.submit(&mut daemon.client().await).await.unwrap();
     let worker = daemon.work(|options| options.task_id = Some(task_id));
 

@@ -3,8 +3,8 @@
 //! ```text
 //!   file ── Plan::load ──▶ Plan ── bind(arguments) ──▶ BoundPlan ── registration(key) ──▶ Registration
 //!           strict: every          every template        run_key(): the same            what RegisterTask
-//!           mistake has a          is rendered           plan and arguments,            and AddNodes are
-//!           line and a hint                              the same key                   asked
+//!           mistake has a          is rendered           what means the same            and AddNodes are
+//!           line and a hint                              has the same key               asked
 //! ```
 //!
 //! Loading looks at nothing but the file; binding looks at the files that arguments name; neither starts
@@ -19,6 +19,7 @@ mod arguments;
 mod bind;
 mod error;
 mod graph;
+mod identity;
 mod parse;
 mod register;
 mod template;
@@ -26,6 +27,7 @@ mod template;
 pub use arguments::{Argument, ArgumentKind, Arguments};
 pub use bind::{AgentNeed, BoundPlan};
 pub use error::PlanError;
+pub use identity::{EarlierNode, EarlierRun, Standing};
 pub use register::Registration;
 
 use agentd_config::file::{read_text, with_line_feeds};
@@ -46,7 +48,7 @@ pub const PLAN_ARGS_MAX: usize = 64;
 pub struct Plan {
     /// The file, canonical.
     pub(crate) path: PathBuf,
-    /// The file's content: part of what makes two runs the same, and what later messages point into.
+    /// The file's content: what later messages point into.
     pub(crate) text: String,
     pub(crate) goal: Located<String>,
     pub(crate) args: Vec<Argument>,

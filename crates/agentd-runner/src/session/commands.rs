@@ -72,7 +72,7 @@ pub(super) fn supply(
         }
     }
     state::seal(&dir, &path)?;
-    let artifacts = format!("{ARTIFACTS_DIR}/{}", node.task_id);
+    let artifacts = format!("{ARTIFACTS_DIR}/{}", inputs::artifacts_of(node));
     home::make_in(home, &artifacts, users)?;
     let mut env = inputs::of_plan(node, work);
     let own = [

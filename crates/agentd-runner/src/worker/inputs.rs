@@ -3,7 +3,7 @@
 use super::dirs::AttemptDir;
 use super::{WorkerOptions, output};
 use agentd_protocol::results::{AcquiredNode, CompletedDependency};
-use agentd_protocol::{CommandWork, Json, NodeId};
+use agentd_protocol::{CommandWork, Json, NodeId, TaskId};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::collections::{BTreeMap, HashSet};
@@ -18,6 +18,14 @@ use std::path::Path;
 struct TaskContext {
     args: BTreeMap<String, serde_json::Value>,
     env: BTreeMap<String, serde_json::Value>,
+    artifacts: serde_json::Value,
+}
+
+/// Whose artifacts a node shares: its task's own, or those of the task that its own goes on from.
+pub(crate) fn artifacts_of(node: &AcquiredNode) -> TaskId {
+    let context: TaskContext = serde_json::from_str(node.context.task.context.text()).unwrap_or_default();
+    let named = context.artifacts.as_str().and_then(|id| id.parse().ok());
+    named.unwrap_or(node.task_id)
 }
 
 /// The command's variables besides the worker's own.

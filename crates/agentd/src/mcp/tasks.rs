@@ -153,6 +153,7 @@ pub(super) fn specs(nodes: Vec<NodeArgs>, key: &str, reach: Reach) -> Result<Vec
             priority: node.priority,
             capabilities: node.capabilities,
             retry: node.retry,
+            ..NodeSpec::default()
         });
     }
     Ok(specs)

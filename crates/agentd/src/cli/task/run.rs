@@ -11,6 +11,7 @@
 use super::super::Context;
 use super::super::values::{self, shown_duration};
 use super::super::worker::{remarkable, worker};
+use super::merged;
 use super::progress::{Display, Progress};
 use super::reclaim::reclaim;
 use super::register::{PlanArgs, Registered, Wish, register};
@@ -41,6 +42,9 @@ The same plan with the same arguments goes on with the task that is unfinished: 
 nodes that may run again (--retry, or `agentd task retry`). No completed node runs twice. When that task is finished,
 the same command starts afresh.
 
+When the plan has changed, --retry keeps the results of finished nodes that did not change and need nothing that did, says
+which those are, and runs the others. Comments and layout are no change.
+
 The daemon that runs is used; when none runs, this process is the daemon for as long as the run takes, so that
 `agentd task list` and the like work meanwhile.
 
@@ -61,7 +65,8 @@ pub(crate) struct RunArgs {
     /// Start afresh, and cancel the unfinished task of the same plan and arguments
     #[arg(long)]
     new: bool,
-    /// When the run before failed, let its failed nodes run again instead of starting afresh
+    /// Go on with the run before: its failed nodes run again; when the plan has changed since, its finished nodes are kept
+    /// where nothing changed
     #[arg(long, conflicts_with = "new")]
     retry: bool,
     /// How many commands at once [default: the number of processors]
@@ -145,7 +150,7 @@ impl RunArgs {
             let mut client = Reconnect::quietly(context).client().await?;
             let attempt = async {
                 super::agents::check(&mut client, plan).await?;
-                let registered = register(context, &mut client, plan, &mut wish).await?;
+                let registered = register(context, &mut client, plan, &mut wish, false).await?;
                 if registered.continued {
                     reclaim(context, &mut client, registered.task_id).await?;
                 }
@@ -294,6 +299,11 @@ fn show(
         shown_counts(&status.counts),
         shown_duration(ms)
     ));
+    for line in merged::unmerged(&status.nodes) {
+        context
+            .console
+            .status(&context.console.toned_status(Tone::Bad, &line));
+    }
     if let Some(outcome) = &outcome {
         show_result(context, outcome)?;
     }
@@ -349,7 +359,7 @@ fn document(registered: &Registered, status: &TaskStatusResult, outcome: Option<
                 .map(agentd_protocol::Json::to_value)
                 .unwrap_or_default();
             let error = (node.status == NodeStatus::Failed).then(|| shown_error(&payload));
-            json!({
+            let mut shown = json!({
                 "id": node.id,
                 "name": node.name,
                 "status": node.status,
@@ -357,7 +367,13 @@ fn document(registered: &Registered, status: &TaskStatusResult, outcome: Option<
                 "duration_ms": payload["duration_ms"],
                 "error": error,
                 "blocked_by": node.blocked_by,
-            })
+            });
+            if let Some(branch) = merged::branch_of(&payload) {
+                shown["branch"] = branch.name.into();
+                shown["merged"] = branch.is_merged.into();
+                shown["reason"] = branch.reason.into();
+            }
+            shown
         })
         .collect();
     let result = outcome.map(|outcome| {
@@ -377,6 +393,8 @@ fn document(registered: &Registered, status: &TaskStatusResult, outcome: Option<
         "task_id": registered.task_id,
         "state": status.state,
         "continued": registered.continued,
+        "kept_from": registered.kept.as_ref().map(|kept| kept.from),
+        "kept": registered.kept.as_ref().map(|kept| &kept.nodes),
         "counts": status.counts,
         "nodes": nodes,
         "result": result,
