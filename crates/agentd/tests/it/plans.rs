@@ -169,10 +169,7 @@ fn an_expression_that_is_too_long_is_refused_wherever_it_stands() {
     );
     env.write(
         "plan.toml",
-        &format!(
-            "goal = 'g'\n[[nodes]]\nname = 'a'\ncommand = ['echo', '{}']\n",
-            long
-        ),
+        &format!("goal = 'g'\n[[nodes]]\nname = 'a'\ncommand = ['echo', '{long}']\n"),
     );
     let message = env.fails(65, &["task", "run", "plan.toml"]);
     assert!(
@@ -367,7 +364,7 @@ fn a_run_goes_on_when_its_plan_was_put_right() {
     let output = env.run(&["task", "run", "plan.toml"]);
     assert!(
         stderr(&output).contains("the plan has changed since task")
-            && stderr(&output).contains("--retry keeps"),
+            && stderr(&output).contains("--retry` keeps"),
         "{}",
         shown(&output)
     );

@@ -103,7 +103,7 @@ pub(super) fn say_changed(context: &Context, before: &TaskSummary) {
         false => "cancels that one, which is unfinished, and keeps what still stands of it",
     };
     context.console.status(&format!(
-        "the plan has changed since task {} ({} of {} done); all nodes run, and --retry {then}",
+        "the plan has changed since task {} ({} of {} done); all nodes run, and `agentd task run --retry` {then}",
         before.task_id,
         before.counts.completed,
         count(before.counts.total(), "node")

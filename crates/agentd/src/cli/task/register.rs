@@ -13,7 +13,7 @@ use agentd_client::{Client, ClientError};
 use agentd_protocol::requests::{CancelTask, ListTasks, RetryNodes};
 use agentd_protocol::results::{CancelledTask, NodeIds, TaskList, TaskSummary};
 use agentd_protocol::{Method, Reason, TaskId, TaskState};
-use agentd_runner::plan::{Arguments, BoundPlan, EarlierRun, Plan, PlanError};
+use agentd_runner::plan::{Arguments, BoundPlan, EarlierRun, Plan, PlanError, Registration};
 use clap::Args;
 use std::path::{Path, PathBuf};
 
@@ -162,8 +162,8 @@ pub(super) async fn register(
     let mut earlier = None;
     if let Some(task) = same {
         let (prefix, own) = keys.number(&task);
-        if let Some(continued) = go_on(context, client, plan, *wish, &task, &format!("{prefix}{own}")).await?
-        {
+        let key = format!("{prefix}{own}");
+        if let Some(continued) = go_on(context, client, plan, *wish, paused, &task, &key).await? {
             return Ok(continued);
         }
         // From here on a second attempt is to find what this one made.
@@ -177,11 +177,8 @@ pub(super) async fn register(
     let kept = earlier
         .as_ref()
         .map(|earlier| keep::summary(context, plan, earlier));
-    let mut registration = plan.registration(&format!("{}{number}", keys.same), earlier.as_ref())?;
-    if paused {
-        registration = registration.paused();
-    }
-    let task_id = registration.submit(client).await?;
+    let registration = plan.registration(&format!("{}{number}", keys.same), earlier.as_ref())?;
+    let task_id = paused_if(registration, paused).submit(client).await?;
     context.console.status(&format!(
         "task {task_id}: {}, {}",
         crate::console::one_line(plan.goal()),
@@ -194,12 +191,20 @@ pub(super) async fn register(
     })
 }
 
+fn paused_if(registration: Registration, paused: bool) -> Registration {
+    match paused {
+        true => registration.paused(),
+        false => registration,
+    }
+}
+
 /// Goes on with the newest task of the same plan, if that is wished and can be; else makes way for a new one.
 async fn go_on(
     context: &Context,
     client: &mut Client,
     plan: &BoundPlan,
     wish: Wish,
+    paused: bool,
     task: &TaskSummary,
     key: &str,
 ) -> Result<Option<Registered>, Failure> {
@@ -222,7 +227,8 @@ async fn go_on(
         // What is whole needs nothing; and an agentd of another version might put it in other words.
         if !whole {
             let earlier = keep::earlier_of(client, task.task_id).await?;
-            plan.registration(key, earlier.as_ref())?.submit(client).await?;
+            let registration = plan.registration(key, earlier.as_ref())?;
+            paused_if(registration, paused).submit(client).await?;
         }
         return Ok(Some(Registered {
             task_id: task.task_id,

@@ -302,7 +302,7 @@ fn show(
     for line in merged::unmerged(&status.nodes) {
         context
             .console
-            .status(&context.console.toned_status(Tone::Bad, &line));
+            .status(&context.console.toned_status(Tone::Active, &line));
     }
     if let Some(outcome) = &outcome {
         show_result(context, outcome)?;

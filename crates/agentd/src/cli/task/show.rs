@@ -126,7 +126,9 @@ impl StatusArgs {
         context.console.line("")?;
         table(&context.console, &status.nodes, values::now_secs())?;
         for line in merged::unmerged(&status.nodes) {
-            context.console.line(&context.console.toned(Tone::Bad, &line))?;
+            context
+                .console
+                .line(&context.console.toned(Tone::Active, &line))?;
         }
         let left = status.counts.total().saturating_sub(status.nodes.len() as u64);
         if left > 0 {
