@@ -1,6 +1,7 @@
 //! Files that a person wrote.
 
 use rustix::fs::OFlags;
+use std::borrow::Cow;
 use std::fs::{Metadata, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
@@ -53,9 +54,26 @@ pub fn read_text(path: &Path, bytes_max: u64) -> Result<(String, Metadata), File
     Ok((text, metadata))
 }
 
+/// The text with a line feed at the end of each line, whichever system it was written on. A program that is given a text
+/// from the file, a shell above all, would take a carriage return for a part of the line.
+#[must_use]
+pub fn with_line_feeds(text: &str) -> Cow<'_, str> {
+    if text.contains('\r') {
+        Cow::Owned(text.replace("\r\n", "\n").replace('\r', "\n"))
+    } else {
+        Cow::Borrowed(text)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_line_ends_alike() {
+        assert_eq!(with_line_feeds("a\r\nb\rc\n\r\n\r"), "a\nb\nc\n\n\n");
+        assert!(matches!(with_line_feeds("a\nb"), Cow::Borrowed("a\nb")));
+    }
 
     #[test]
     fn only_texts_of_a_bounded_length_are_read() {

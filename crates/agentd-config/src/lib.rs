@@ -11,6 +11,7 @@ pub mod path;
 pub mod reader;
 pub mod size;
 pub mod source;
+pub mod template;
 
 pub use model::{
     Agent, Config, Credential, DaemonConfig, Network, OnUnmerged, Plugin, PluginSource, RuntimeKind,

@@ -449,6 +449,12 @@ impl<'a> Section<'a> {
         keys
     }
 
+    /// The file that it stands in.
+    #[must_use]
+    pub fn source(&self) -> Source<'a> {
+        self.source
+    }
+
     /// What this table is called; empty for the whole file.
     #[must_use]
     pub fn name(&self) -> &str {

@@ -25,8 +25,8 @@ pub use ids::{EventId, InvalidId, LeaseId, NodeId, SessionId, TaskId};
 pub use json::{Json, NESTING_MAX, nesting};
 pub use methods::{Method, Request};
 pub use node::{
-    AgentWork, CommandWork, NodeInfo, NodeSpec, NodeStatus, RetryPolicy, Seconds, StatusCounts, TaskInfo,
-    TaskState, Work,
+    AgentWork, CommandWork, NodeInfo, NodeRef, NodeSpec, NodeStatus, RetryPolicy, Seconds, StatusCounts,
+    TaskInfo, TaskState, Work,
 };
 pub use results::Role;
 pub use session::{

@@ -191,6 +191,19 @@ pub struct AgentWork {
     /// What it is to do. Absent: what its own configuration says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
+    /// True when the prompt is a template, which the session renders once when it begins: of `args` and `plan` from the
+    /// task's context, and `inputs`, the results of the nodes that this one depends on, by their names.
+    #[serde(
+        default,
+        deserialize_with = "null_is_default",
+        skip_serializing_if = "is_false"
+    )]
+    #[schemars(with = "Option<bool>")]
+    pub prompt_is_template: bool,
+    /// The name of a node that this one depends on: the session's worktree begins at that one's branch, when it is not
+    /// merged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<String>,
     /// After so many seconds the session is ended and the attempt has failed. Absent: what the agent's
     /// configuration says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -282,11 +295,32 @@ pub struct NodeSpec {
     /// What is done when it fails.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<RetryPolicy>,
+    /// What its definition comes to, in the words of who registers it: kept, shown, and never looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
+    /// A node whose result is this one's, too: when that one and all that this one depends on are completed, this one is
+    /// completed as soon as it is registered. Otherwise it is registered as if this were absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reuse: Option<NodeRef>,
+}
+
+/// A node of some task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NodeRef {
+    /// Its task.
+    pub task_id: TaskId,
+    /// The node.
+    pub node_id: NodeId,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
 fn is_zero(number: &i32) -> bool {
     *number == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+pub(crate) fn is_false(truth: &bool) -> bool {
+    !*truth
 }
 
 /// For fields where `null` means the same as absent.
@@ -363,6 +397,9 @@ pub struct NodeInfo {
     /// The failed nodes that keep it from ever running, as far as its dependencies reach; at most eight.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub blocked_by: Vec<NodeId>,
+    /// As registered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
 }
 
 /// Where a task as a whole stands. It follows from its nodes and from what was asked of it.

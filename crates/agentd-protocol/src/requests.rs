@@ -120,6 +120,9 @@ fn nodes(field: &str, specs: &[NodeSpec]) -> Result<(), String> {
         if let Some(text) = &spec.name {
             name("a node's name", text)?;
         }
+        if let Some(text) = &spec.fingerprint {
+            name("a node's fingerprint", text)?;
+        }
         capabilities(&spec.capabilities)?;
         if let Some(retry) = spec.retry {
             within(
@@ -153,6 +156,9 @@ fn nodes(field: &str, specs: &[NodeSpec]) -> Result<(), String> {
             }
             if let Some(agent) = &work.agent {
                 agent_name(agent)?;
+            }
+            if let Some(base) = &work.base {
+                name("a node's base", base)?;
             }
             length(
                 "a node's prompt",

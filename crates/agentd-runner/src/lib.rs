@@ -46,5 +46,4 @@ pub mod inside;
 pub mod plan;
 pub mod runtime;
 pub mod session;
-pub mod shell;
 pub mod worker;

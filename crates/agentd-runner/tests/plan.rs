@@ -111,7 +111,7 @@ fn a_plan_becomes_a_task() {
     let dir = dir.to_str().unwrap();
     assert_eq!(bound.goal(), format!("Survey {dir} for Ada \"the\" first"));
 
-    let registration = bound.registration("key").unwrap();
+    let registration = bound.registration("key", None).unwrap();
     let nodes = &registration.register.initial_nodes;
     let names: Vec<_> = nodes.iter().map(|node| node.name.as_deref().unwrap()).collect();
     assert_eq!(names, ["report", "list", "count"]);
@@ -215,6 +215,13 @@ fn values_that_cannot_be_meant_are_refused_where_they_stand() {
         ("cwd = '{{ args.dir }}'", 5, "nothing called \"args.dir\""),
         ("cwd = '{{ plan.dri }}'", 5, "did you mean \"plan.dir\"?"),
         ("cwd = '{{ plan.dir '", 5, "not a template"),
+        (
+            "env = { A = '${#a[@]}', B = '{{.Names}}' }",
+            5,
+            "nodes.a.env.B: `{{.Names}}` is not a template",
+        ),
+        ("env = { A = '{{ inputs.b }}' }", 5, "$AGENTD_INPUTS/b.json"),
+        ("base = 'b'", 5, "base is for nodes that an agent works on"),
         ("capabilities = ['a,b']", 5, "comma"),
         ("priority = 1.5", 5, "whole number"),
         ("\n\nthis is not TOML", 7, "not TOML"),
@@ -298,7 +305,7 @@ fn agents_work_on_nodes() {
         .unwrap()
         .bind(&home.arguments(&["{{ args.x }}"], &[]))
         .unwrap();
-    let registration = bound.registration("key").unwrap();
+    let registration = bound.registration("key", None).unwrap();
     let works: Vec<_> = registration
         .register
         .initial_nodes
@@ -380,9 +387,99 @@ fn agents_that_cannot_be_meant_are_refused_where_they_stand() {
 }
 
 #[test]
+fn a_prompt_may_name_the_results_of_what_its_node_needs_and_nothing_else() {
+    let plan = |needs: &str, prompt: &str| {
+        format!(
+            "goal = 'g'\nresult = 'r'\n[args.x]\ndefault = '{{{{ plan.dir }}}}'\n[[nodes]]\nname = 'build'\nrun = 'true'\n\
+             [[nodes]]\nname = 'a-b'\nagent = 'w'\nprompt = 'p'\n\
+             [[nodes]]\nname = 'r'\nneeds = [{needs}]\nagent = 'w'\nprompt = {prompt}\n"
+        )
+    };
+    let both = "'build', 'a-b'";
+    let prompt =
+        r#"'{{ args.x }} {{ inputs.build.value.n }} {{ inputs["a-b"] }} {{ plan.dir }} {{ inputs }}'"#;
+    let home = Home::new();
+    let bound = home.load(&plan(both, prompt)).unwrap();
+    let bound = bound.bind(&home.arguments(&[], &[])).unwrap();
+    let registration = bound.registration("k", None).unwrap();
+    let work = |index: usize| match &registration.register.initial_nodes[index].work {
+        Some(Work::Agent(work)) => work.clone(),
+        other => panic!("{other:?}"),
+    };
+    // It stays as it is until the results are there; what names none is rendered at once.
+    assert!(work(2).prompt_is_template && !work(1).prompt_is_template);
+    assert_eq!(work(2).prompt.unwrap(), prompt.trim_matches('\''));
+
+    for (needs, prompt, part) in [
+        (both, "'{{ inputs.biuld }}'", "did you mean \"build\"?"),
+        ("'a-b'", "'{{ inputs.build }}'", "the nodes in needs (a-b)"),
+        ("", "'{{ inputs.build }}'", "needs (none)"),
+        (both, "'{{ inputs.a-b }}'", "written inputs[\"a-b\"]"),
+        (both, "'{{ inputs[args.x] }}'", "must name a node in quotes"),
+        (both, "'{{ trigger.x }}'", "nothing called \"trigger.x\""),
+    ] {
+        let (line, key, message) = refusal(&plan(needs, prompt));
+        assert!(message.contains(part), "{prompt}: {message}");
+        assert_eq!(
+            (line, key.as_str()),
+            (16, "nodes.r.prompt"),
+            "{prompt}: {message}"
+        );
+    }
+    for run in ["echo {{inputs.build}}", "echo '{{ inputs[\"build\"] }}'"] {
+        let text = format!("goal = 'g'\n[[nodes]]\nname = 'a'\nrun = '''\n{run}'''\n");
+        let (line, _, message) = refusal(&text);
+        assert!(message.contains("$AGENTD_INPUTS/NAME.json"), "{message}");
+        assert_eq!(line, 5);
+    }
+    let others = node("").replace("true", "echo ${{ inputs.x }} {{ x }}");
+    assert!(Home::new().load(&others).is_ok());
+}
+
+#[test]
+fn a_worktree_begins_at_a_needed_nodes_branch() {
+    let plan = |base: &str| {
+        format!(
+            "goal = 'g'\nresult = 'b'\n[[nodes]]\nname = 'write'\nagent = 'w'\n[[nodes]]\nname = 'other'\nagent = 'w'\n\
+             [[nodes]]\nname = 'b'\nneeds = ['write']\nagent = 'w'\nbase = '{base}'\n"
+        )
+    };
+    let home = Home::new();
+    let bound = home.load(&plan("write")).unwrap().bind(&home.arguments(&[], &[]));
+    let registration = bound.unwrap().registration("k", None).unwrap();
+    let Some(Work::Agent(work)) = &registration.register.initial_nodes[2].work else {
+        panic!()
+    };
+    assert_eq!(work.base.as_deref(), Some("write"));
+    for (base, part) in [
+        ("wrte", "did you mean \"write\"?"),
+        ("other", "not among the node's needs (write)"),
+    ] {
+        let (line, key, message) = refusal(&plan(base));
+        assert!(message.contains(part), "{message}");
+        assert_eq!((line, key.as_str()), (13, "nodes.b.base"));
+    }
+}
+
+#[test]
+fn lines_may_end_as_on_other_systems() {
+    let text = "goal = 'g'\r\n[[nodes]]\r\nname = 'a'\r\nrun = \"\"\"\r\nset -x\r\nprintf 'a\\r'\rtrue\r\n\"\"\"\r\n";
+    let home = Home::new();
+    let bound = home.load(text).unwrap().bind(&home.arguments(&[], &[])).unwrap();
+    let shell = argv(&bound.registration("k", None).unwrap(), "a")[3].clone();
+    assert_eq!(
+        shell, "set -x\nprintf 'a\r'\ntrue\n",
+        "what is escaped stands as it is"
+    );
+    let (line, _, message) = refusal(&(text.to_owned() + "\r\nrunn = 'x'\r\n"));
+    assert_eq!(line, 10, "{message}");
+}
+
+#[test]
 fn a_prompt_that_becomes_too_long_is_refused() {
     let home = Home::new();
-    let text = "goal = 'g'\n[args.x]\n[[nodes]]\nname = 'a'\nagent = 'r'\nprompt = '{% for i in range(50) %}{{ args.x }}{% endfor %}'\n";
+    let text = "goal = 'g'\n[args.x]\n[[nodes]]\nname = 'a'\nagent = 'r'\nprompt = '{}'\n";
+    let text = &text.replace("{}", &"{{ args.x }}".repeat(50));
     let plan = home.load(text).unwrap();
     let long = "x".repeat(16_384);
     let error = plan.bind(&home.arguments(&[&long], &[])).unwrap_err().to_string();
@@ -444,7 +541,7 @@ fn ten_thousand_nodes_are_allowed_and_no_more() {
     let registration = plan
         .bind(&home.arguments(&[], &[]))
         .unwrap()
-        .registration("k")
+        .registration("k", None)
         .unwrap();
     assert_eq!(registration.node_count(), 10_000);
     assert!(!registration.batches.is_empty());

@@ -8,13 +8,14 @@ use agentd_protocol::requests::{
     AcquireNextNode, CancelTask, CompleteNode, GetNode, RegisterTask, ReleaseNode, TaskStatus,
 };
 use agentd_protocol::results::{
-    AcquiredNode, CancelledTask, Completed, GetNodeResult, Ok as Done, RegisteredTask, TaskStatusResult,
+    AcquiredNode, CancelledTask, Completed, GetNodeResult, NodeIds, Ok as Done, RegisteredTask,
+    TaskStatusResult,
 };
 use agentd_protocol::{
     CommandWork, Json, Method, NodeId, NodeSpec, NodeStatus, RetryPolicy, Seconds, TaskId, TaskState, Work,
 };
 use agentd_runner::exec::SupervisorCommand;
-use agentd_runner::plan::{Arguments, Plan};
+use agentd_runner::plan::{Arguments, EarlierNode, EarlierRun, Plan, Standing};
 use agentd_runner::worker::{
     Connect, Shutdown, TaskEnd, Worker, WorkerError, WorkerEvent, WorkerOptions, wait_until_finished,
 };
@@ -125,6 +126,7 @@ impl Daemon {
             context: Json::empty_object(),
             initial_nodes: nodes,
             idempotency_key: None,
+            paused: false,
         };
         let registered: RegisteredTask = self
             .client()
@@ -261,7 +263,7 @@ async fn a_plan_runs_from_its_first_node_to_its_result() {
     .unwrap();
     std::fs::write(daemon.path().join("count.txt"), "one\n").unwrap();
     let bound = Plan::load(&plan).unwrap().bind(&Arguments::default()).unwrap();
-    let registration = bound.registration(&bound.run_key()).unwrap();
+    let registration = bound.registration(&bound.run_key(), None).unwrap();
     let mut client = daemon.client().await;
     let task_id = registration.submit(&mut client).await.unwrap();
     // Sent again, as after a crash, it is the same task.
@@ -554,7 +556,7 @@ run = 'cat "$AGENTD_INPUTS"/review.out "$AGENTD_INPUTS"/value.json; ls "$AGENTD_
 "#;
     std::fs::write(&plan, text).unwrap();
     let bound = Plan::load(&plan).unwrap().bind(&Arguments::default()).unwrap();
-    let registration = bound.registration("key").unwrap();
+    let registration = bound.registration("key", None).unwrap();
     let task_id = registration.submit(&mut daemon.client().await).await.unwrap();
     let worker = daemon.work(|options| options.task_id = Some(task_id));
 
@@ -623,4 +625,98 @@ async fn a_task_that_is_not_there_ends_the_worker() {
     assert!(matches!(ended, Err(WorkerError::Refused(_))), "{ended:?}");
     let wait = wait_until_finished(&daemon.connect(), task_id, None).await;
     assert!(matches!(wait, Err(WorkerError::Refused(_))), "{wait:?}");
+}
+
+#[tokio::test]
+async fn a_long_registration_that_was_interrupted_keeps_what_it_was_to_keep() {
+    let daemon = Daemon::start();
+    let path = daemon.path().join("plan.toml");
+    // Longer than a line: it is registered in batches, each of which stands on the one before.
+    let plan = |last: &str| {
+        let mut text = String::from("goal = 'long'\n");
+        for n in 0..400 {
+            let needs = if n == 0 {
+                String::new()
+            } else {
+                format!("needs = ['n{}']\n", n - 1)
+            };
+            let run = if n == 399 { last } else { "true" };
+            text += &format!(
+                "[[nodes]]\nname = 'n{n}'\n{needs}env = {{ V = '{}' }}\nrun = '{run}'\n",
+                "v".repeat(4000)
+            );
+        }
+        std::fs::write(&path, text).unwrap();
+        Plan::load(&path).unwrap().bind(&Arguments::default()).unwrap()
+    };
+    let mut client = daemon.client().await;
+    let (first, second) = (plan("exit 3"), plan("exit 4"));
+    let before = first.registration("k1", None).unwrap();
+    assert!(before.batches.len() > 1);
+    let task_id = before.submit(&mut client).await.unwrap();
+    for _ in 0..300 {
+        let request = AcquireNextNode {
+            task_id: Some(task_id),
+            ..AcquireNextNode::default()
+        };
+        let node: AcquiredNode = client.call(Method::AcquireNextNode, &request).await.unwrap();
+        let complete = CompleteNode {
+            task_id,
+            node_id: node.node_id,
+            lease_id: node.lease_id,
+            result_payload: Json::null(),
+            add_nodes: Vec::new(),
+            idempotency_key: None,
+        };
+        let _: Completed = client.call(Method::CompleteNode, &complete).await.unwrap();
+    }
+    let earlier = EarlierRun {
+        task_id,
+        artifacts: task_id,
+        nodes: daemon
+            .status(task_id)
+            .await
+            .nodes
+            .into_iter()
+            .map(|node| {
+                let earlier = EarlierNode {
+                    node_id: node.id,
+                    is_completed: node.status == NodeStatus::Completed,
+                };
+                (node.fingerprint.unwrap(), earlier)
+            })
+            .collect(),
+    };
+    let kept = second.standings(&earlier);
+    assert_eq!(
+        kept.iter()
+            .filter(|(_, standing)| *standing == Standing::Kept)
+            .count(),
+        300
+    );
+
+    // Whatever of it was sent before the end, the same again makes it whole.
+    for sent in 0..=2 {
+        let key = format!("k2:{sent}");
+        let registration = second.registration(&key, Some(&earlier)).unwrap();
+        let registered: RegisteredTask = client
+            .call(Method::RegisterTask, &registration.register)
+            .await
+            .unwrap();
+        for batch in registration.add_nodes(registered.task_id).take(sent) {
+            let _: NodeIds = client.call(Method::AddNodes, &batch).await.unwrap();
+        }
+        assert_eq!(
+            registration.submit(&mut client).await.unwrap(),
+            registered.task_id
+        );
+        let status = daemon.status(registered.task_id).await;
+        assert_eq!((status.state, status.counts.completed), (TaskState::Active, 300));
+        assert_eq!(status.counts.total(), 400);
+    }
+    let paused = second.registration("k3", Some(&earlier)).unwrap().paused();
+    let task_id = paused.submit(&mut client).await.unwrap();
+    assert_eq!(paused.submit(&mut client).await.unwrap(), task_id);
+    let status = daemon.status(task_id).await;
+    assert_eq!((status.state, status.counts.completed), (TaskState::Paused, 300));
 }

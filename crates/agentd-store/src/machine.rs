@@ -6,6 +6,7 @@
 //! ```text
 //!                      ┌── retry ──────────────────────────────┐
 //!                      ▼                                       │
+//!   register, reuse ─────────────────────────────────────────▶ COMPLETED
 //!   register ──▶ PENDING ── acquire ──▶ RUNNING ── complete ──▶ COMPLETED
 //!                  │   ▲                  │  │  └── fail, no attempt left ──▶ FAILED
 //!                  │   └ expire, release, ┘  │                               ▲
@@ -136,6 +137,8 @@ pub enum NodeEvent {
     Heartbeat(LeaseId, Option<i64>),
     /// Something is written about it. The lease is needed while it is `RUNNING`.
     Commit(Option<LeaseId>),
+    /// Its work was done before it was registered: it takes another node's result over.
+    Reuse,
     /// Its work is done.
     Complete(LeaseId),
     /// Its work came to nothing; for good if so said.
@@ -203,6 +206,12 @@ pub fn decide(node: &NodeState, event: NodeEvent, now_ms: i64) -> Result<NodeSta
             // A lease that was once valid does not become a licence to write afterwards.
             (Pending | Completed | Failed, Some(id)) => leased(id).map(|_| *node),
             (Pending | Completed | Failed, None) => Ok(*node),
+        },
+        NodeEvent::Reuse => match (node.status, node.blockers, node.attempt) {
+            (Pending, 0, 0) => Ok(node.ended(Completed)),
+            _ => Err(Denied::WrongStatus(
+                "only a node that has never run and waits for nothing can take a result over",
+            )),
         },
         NodeEvent::Complete(id) => leased(id).map(|_| node.ended(Completed)),
         NodeEvent::Fail(id, permanent) => leased(id).map(|_| {
@@ -334,6 +343,20 @@ mod tests {
             decide(&node, NodeEvent::Expire, 1500).unwrap().status,
             NodeStatus::Pending
         );
+    }
+
+    #[test]
+    fn a_result_is_taken_over_before_anything_ran_and_when_nothing_is_waited_for() {
+        let new = |blockers, held| NodeState::registered(blockers, held, None);
+        for held in [false, true] {
+            let kept = decide(&new(0, held), NodeEvent::Reuse, 1).unwrap();
+            assert_eq!((kept.status, kept.attempt), (NodeStatus::Completed, 0));
+        }
+        assert!(decide(&new(1, false), NodeEvent::Reuse, 1).is_err());
+        let back = decide(&running(None), NodeEvent::Expire, 2000).unwrap();
+        for node in [running(None), back] {
+            assert!(decide(&node, NodeEvent::Reuse, 2000).is_err());
+        }
     }
 
     #[test]

@@ -71,9 +71,9 @@ async fn a_database_of_the_first_version_is_migrated() {
     let (store, opened) = SqliteStore::open(&path, StoreOptions::default()).unwrap();
     assert_eq!(
         (opened.schema_version, opened.last_seq, opened.created),
-        (2, 5, false)
+        (3, 5, false)
     );
-    assert_eq!(opened.notes, ["migrated the database from schema 1 to 2"]);
+    assert_eq!(opened.notes, ["migrated the database from schema 1 to 3"]);
     goes_on(&store).await;
     store.close().await;
     let (store, opened) = SqliteStore::open(&path, StoreOptions::default()).unwrap();

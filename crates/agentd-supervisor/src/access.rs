@@ -212,24 +212,6 @@ fn copy(error: &io::Error) -> io::Error {
     }
 }
 
-/// A path as one word of a shell.
-#[must_use]
-pub fn shell_word(path: &Path) -> String {
-    let text = path.to_string_lossy();
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+:@,=%".contains(&byte);
-    if !text.is_empty() && text.bytes().all(is_plain) {
-        return text.into_owned();
-    }
-    format!("'{}'", text.replace('\'', r"'\''"))
-}
-
-/// Several of them.
-#[must_use]
-pub fn shell_words(paths: &[PathBuf]) -> String {
-    let words: Vec<String> = paths.iter().map(|path| shell_word(path)).collect();
-    words.join(" ")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -302,22 +284,5 @@ mod tests {
         assert!(ask(&link, None, Want::Write).is_ok());
         let missing = ask(&top.path().join("missing"), None, Want::Read).unwrap_err();
         assert!(missing.to_string().contains("no such file"), "{missing}");
-    }
-
-    #[test]
-    fn words_are_one_word_in_a_shell() {
-        for (path, word) in [
-            ("/srv/a-b_c.d", "/srv/a-b_c.d"),
-            ("/srv/a b", "'/srv/a b'"),
-            ("/srv/it's", r"'/srv/it'\''s'"),
-            ("/srv/$x", "'/srv/$x'"),
-        ] {
-            assert_eq!(shell_word(Path::new(path)), word);
-            let echo = std::process::Command::new("/bin/sh")
-                .args(["-c", &format!("printf %s {word}")])
-                .output()
-                .unwrap();
-            assert_eq!(String::from_utf8_lossy(&echo.stdout), path);
-        }
     }
 }

@@ -32,6 +32,7 @@ pub mod proc;
 pub mod record;
 pub mod records;
 pub mod redact;
+pub mod shell;
 pub mod spawn;
 pub mod spec;
 pub mod start_error;

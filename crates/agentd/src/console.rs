@@ -91,9 +91,9 @@ impl Console {
     ///
     /// # Errors
     /// As [`Console::line`].
-    pub(crate) fn raw(&self, text: &str) -> Result<(), Failure> {
+    pub(crate) fn raw(&self, bytes: impl AsRef<[u8]>) -> Result<(), Failure> {
         let mut out = io::stdout().lock();
-        out.write_all(text.as_bytes())
+        out.write_all(bytes.as_ref())
             .and_then(|()| out.flush())
             .map_err(stdout)
     }

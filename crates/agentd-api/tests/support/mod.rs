@@ -308,6 +308,7 @@ fn acquired() -> AcquiredNode {
                 fence: Some(1),
                 not_before: None,
                 blocked_by: Vec::new(),
+                fingerprint: None,
             },
             completed_dependencies: Vec::new(),
             event_journal_limit: 0,

@@ -5,6 +5,7 @@ use super::{Reading, env, not_empty, plain, plugin};
 use crate::model::{Agent, OnUnmerged, Uncommitted, WorkspaceMode, WorktreePolicy};
 use crate::reader::{Located, Section};
 use crate::source::quoted;
+use crate::template::Template;
 use agentd_protocol::{Work, limits, requests};
 use std::ops::Range;
 use std::path::PathBuf;
@@ -242,9 +243,8 @@ pub(super) fn words(reading: &mut Reading<'_>, section: &Section<'_>) -> Vec<Str
 fn prompt(reading: &mut Reading<'_>, section: &Section<'_>) -> Option<String> {
     let key = "prompt";
     let prompt = reading.text(section, key, limits::PROMPT_BYTES_MAX)?;
-    if let Err(why) = super::template::check(&prompt.value) {
-        let message = format!("{}: {why}", section.path(key));
-        reading.wrong(section.error_at(&prompt.span, key, message));
+    if let Err(error) = Template::parse(&prompt.value) {
+        reading.wrong(error.in_file(section.source(), &section.path(key), &prompt));
     }
     Some(prompt.value)
 }

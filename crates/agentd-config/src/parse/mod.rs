@@ -9,13 +9,11 @@ mod env;
 mod names;
 mod plugin;
 mod runtime;
-mod template;
 
 pub use agent::KEYS as AGENT_KEYS;
 pub use daemon::KEYS as DAEMON_KEYS;
 pub use env::is_reserved;
 pub use plugin::KEYS as PLUGIN_KEYS;
-pub use template::check as check_template;
 
 use crate::file::{self, FileError};
 use crate::model::Config;
@@ -126,9 +124,10 @@ pub fn load(path: &Path, user_home: Option<&Path>) -> Result<(Config, Metadata),
 /// # Errors
 /// All that is wrong with it.
 pub fn parse(text: &str, place: Place<'_>) -> Result<Config, Mistakes> {
+    let text = file::with_line_feeds(text);
     let source = Source {
         path: place.path,
-        text,
+        text: &text,
     };
     let document = Document::parse(source, "agentd.toml").map_err(|mistake| Mistakes {
         list: vec![mistake],

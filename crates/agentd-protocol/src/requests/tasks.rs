@@ -4,7 +4,7 @@ use super::{Params, idempotency_key, length, nodes, page, within};
 use crate::ids::{NodeId, TaskId};
 use crate::json::Json;
 use crate::limits;
-use crate::node::{NodeSpec, NodeStatus, TaskState, null_is_default};
+use crate::node::{NodeSpec, NodeStatus, TaskState, is_false, null_is_default};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +23,14 @@ pub struct RegisterTask {
     /// The same key with the same request again changes nothing and gives the first answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idempotency_key: Option<String>,
+    /// True: it is paused from the beginning, and hands out nothing until ResumeTask.
+    #[serde(
+        default,
+        deserialize_with = "null_is_default",
+        skip_serializing_if = "is_false"
+    )]
+    #[schemars(with = "Option<bool>")]
+    pub paused: bool,
 }
 
 impl Params for RegisterTask {

@@ -42,8 +42,15 @@ impl Captured {
     #[must_use]
     pub fn text(&self, json_bytes_max: usize) -> (String, u64) {
         const MARK_BYTES: usize = 64;
-        let head = String::from_utf8_lossy(&self.head);
-        let tail = String::from_utf8_lossy(&self.tail);
+        // A character may stand on the border of the two.
+        let joined = (self.omitted_bytes == 0).then(|| [&self.head[..], &self.tail].concat());
+        let (head, tail) = match &joined {
+            Some(whole) => (String::from_utf8_lossy(whole), "".into()),
+            None => (
+                String::from_utf8_lossy(&self.head),
+                String::from_utf8_lossy(&self.tail),
+            ),
+        };
         let whole = json_length(&head) + json_length(&tail);
         if whole + MARK_BYTES <= json_bytes_max {
             if self.omitted_bytes == 0 {

@@ -53,8 +53,15 @@ pub struct Arguments {
     pub current_dir: PathBuf,
 }
 
-/// Gives every declared argument its value, in the order of declaration.
-pub(crate) fn resolve(declared: &[Argument], given: &Arguments) -> Result<Vec<(String, String)>, PlanError> {
+/// Every argument with its value, in the order of declaration.
+pub(crate) struct Resolved {
+    pub(crate) args: Vec<(String, String)>,
+    /// The names of those that were given, and not left to their defaults.
+    pub(crate) given: Vec<String>,
+}
+
+/// Gives every declared argument its value.
+pub(crate) fn resolve(declared: &[Argument], given: &Arguments) -> Result<Resolved, PlanError> {
     let names = || declared.iter().map(|argument| argument.name.as_str());
     if let Some(extra) = given.positional.get(declared.len()) {
         let list = if declared.is_empty() {
@@ -88,8 +95,12 @@ pub(crate) fn resolve(declared: &[Argument], given: &Arguments) -> Result<Vec<(S
             ));
         }
     }
-    let mut resolved = Vec::with_capacity(declared.len());
+    let mut args = Vec::with_capacity(declared.len());
+    let mut names_given = Vec::new();
     for (argument, value) in declared.iter().zip(values) {
+        if value.is_some() {
+            names_given.push(argument.name.clone());
+        }
         let Some(value) = value.or(argument.default.as_deref()) else {
             let help = argument
                 .help
@@ -102,9 +113,12 @@ pub(crate) fn resolve(declared: &[Argument], given: &Arguments) -> Result<Vec<(S
             );
             return Err(PlanError::argument(Some(&argument.name), message));
         };
-        resolved.push((argument.name.clone(), check(argument, value, &given.current_dir)?));
+        args.push((argument.name.clone(), check(argument, value, &given.current_dir)?));
     }
-    Ok(resolved)
+    Ok(Resolved {
+        args,
+        given: names_given,
+    })
 }
 
 fn check(argument: &Argument, value: &str, current_dir: &Path) -> Result<String, PlanError> {

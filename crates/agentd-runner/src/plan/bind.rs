@@ -1,13 +1,11 @@
 //! A plan with its arguments: nothing is left open.
 
-use super::arguments::{ArgumentKind, Arguments, resolve};
-use super::template::Renderer;
+use super::arguments::{ArgumentKind, Arguments, Resolved, resolve};
+use super::template::{self, Renderer};
 use super::{Action, Plan, PlanError};
 use agentd_config::reader::Located;
 use agentd_protocol::{AgentWork, CommandWork, Work, limits};
-use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::path::Path;
 
 /// A plan with its arguments, ready to be registered.
@@ -16,6 +14,8 @@ pub struct BoundPlan {
     pub(crate) plan: Plan,
     /// In the order of declaration.
     pub(crate) args: Vec<(String, String)>,
+    /// The names of those that were given, and not left to their defaults.
+    pub(crate) given: Vec<String>,
     pub(crate) goal: String,
     pub(crate) env: BTreeMap<String, String>,
     /// One for each node, in the order of the file.
@@ -42,7 +42,7 @@ impl Plan {
     /// [`PlanError::Argument`] when the arguments do not fit, [`PlanError::Invalid`] when a template cannot be
     /// rendered with them.
     pub fn bind(&self, given: &Arguments) -> Result<BoundPlan, PlanError> {
-        let args = resolve(&self.args, given)?;
+        let Resolved { args, given } = resolve(&self.args, given)?;
         let source = self.source();
         let dir = self.dir().to_str().ok_or_else(|| PlanError::Read {
             path: self.path.clone(),
@@ -75,9 +75,14 @@ impl Plan {
         for node in &self.nodes {
             let key = |field: &str| format!("nodes.{}.{field}", node.name);
             let argv = match &node.action {
-                Action::Agent { agent, prompt } => {
+                Action::Agent { agent, prompt, base } => {
+                    let prompt = prompt.as_ref();
+                    let is_template = prompt.is_some_and(|prompt| template::uses(&prompt.value).inputs);
                     let render = |prompt: &Located<String>| -> Result<String, PlanError> {
-                        let text = renderer.render(source, &key("prompt"), prompt)?;
+                        let text = match is_template {
+                            true => prompt.value.clone(),
+                            false => renderer.render(source, &key("prompt"), prompt)?,
+                        };
                         if text.len() > limits::PROMPT_BYTES_MAX {
                             let message = format!(
                                 "{} has {} bytes; at most {} are allowed. Put what is long into a file, and name that",
@@ -91,7 +96,9 @@ impl Plan {
                     };
                     works.push(Work::Agent(AgentWork {
                         agent: agent.as_ref().map(|agent| agent.value.clone()),
-                        prompt: prompt.as_ref().map(render).transpose()?,
+                        prompt: prompt.map(render).transpose()?,
+                        prompt_is_template: is_template,
+                        base: base.clone(),
                         timeout_secs: node.timeout,
                         ..AgentWork::default()
                     }));
@@ -127,6 +134,7 @@ impl Plan {
         Ok(BoundPlan {
             plan: self.clone(),
             args,
+            given,
             goal,
             env,
             works,
@@ -187,6 +195,7 @@ impl BoundPlan {
                     timeout_secs: command.timeout_secs.take(),
                     command: Some(command.clone()),
                     read: whole.clone(),
+                    ..AgentWork::default()
                 });
             }
         }
@@ -206,7 +215,7 @@ impl BoundPlan {
         })
     }
 
-    fn nodes(&self) -> impl Iterator<Item = (&super::PlanNode, &Work)> {
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = (&super::PlanNode, &Work)> {
         self.plan.nodes.iter().zip(&self.works)
     }
 
@@ -223,35 +232,5 @@ impl BoundPlan {
             Work::Command(work) => Some(Path::new(&work.cwd)),
             Work::Agent(work) => work.command.as_ref().map(|command| Path::new(&command.cwd)),
         }
-    }
-
-    /// What makes two runs the same run: `plan:` and a digest of the plan's canonical path, its content and
-    /// the arguments. Fits an idempotency key, with room for a suffix.
-    #[must_use]
-    pub fn run_key(&self) -> String {
-        let mut digest = Sha256::new();
-        // Each part with its length before it, so that no two different lists read the same.
-        let mut part = |bytes: &[u8]| {
-            digest.update((bytes.len() as u64).to_le_bytes());
-            digest.update(bytes);
-        };
-        part(b"agentd plan run 1");
-        part(self.plan.path.as_os_str().as_encoded_bytes());
-        part(self.plan.text.as_bytes());
-        for (name, value) in &self.args {
-            part(name.as_bytes());
-            part(value.as_bytes());
-        }
-        if let Some((agent, read)) = &self.within {
-            part(b"within");
-            part(agent.as_bytes());
-            read.iter().for_each(|path| part(path.as_bytes()));
-        }
-        let mut key = String::from("plan:");
-        for byte in &digest.finalize()[..20] {
-            // Writing to a string does not fail.
-            let _ = write!(key, "{byte:02x}");
-        }
-        key
     }
 }

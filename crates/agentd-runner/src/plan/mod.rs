@@ -3,8 +3,8 @@
 //! ```text
 //!   file ── Plan::load ──▶ Plan ── bind(arguments) ──▶ BoundPlan ── registration(key) ──▶ Registration
 //!           strict: every          every template        run_key(): the same            what RegisterTask
-//!           mistake has a          is rendered           plan and arguments,            and AddNodes are
-//!           line and a hint                              the same key                   asked
+//!           mistake has a          is rendered           what means the same            and AddNodes are
+//!           line and a hint                              has the same key               asked
 //! ```
 //!
 //! Loading looks at nothing but the file; binding looks at the files that arguments name; neither starts
@@ -12,12 +12,14 @@
 //!
 //! `{{ args.NAME }}` and `{{ plan.dir }}` are rendered in the goal, in `command`, `prompt`, `cwd` and `env` values; not
 //! in `run`, whose text goes to a shell, where a value with a quote in it would become code. A shell reads
-//! `"$AGENTD_ARG_NAME"` instead.
+//! `"$AGENTD_ARG_NAME"` instead. A prompt that names `{{ inputs.NODE }}` stays a template: the session renders it when
+//! the results are there.
 
 mod arguments;
 mod bind;
 mod error;
 mod graph;
+mod identity;
 mod parse;
 mod register;
 mod template;
@@ -25,9 +27,10 @@ mod template;
 pub use arguments::{Argument, ArgumentKind, Arguments};
 pub use bind::{AgentNeed, BoundPlan};
 pub use error::PlanError;
+pub use identity::{EarlierNode, EarlierRun, Standing};
 pub use register::Registration;
 
-use agentd_config::file::read_text;
+use agentd_config::file::{read_text, with_line_feeds};
 use agentd_config::reader::Located;
 use agentd_config::source::Source;
 use agentd_protocol::{RetryPolicy, Seconds};
@@ -45,7 +48,7 @@ pub const PLAN_ARGS_MAX: usize = 64;
 pub struct Plan {
     /// The file, canonical.
     pub(crate) path: PathBuf,
-    /// The file's content: part of what makes two runs the same, and what later messages point into.
+    /// The file's content: what later messages point into.
     pub(crate) text: String,
     pub(crate) goal: Located<String>,
     pub(crate) args: Vec<Argument>,
@@ -84,6 +87,8 @@ pub(crate) enum Action {
         agent: Option<Located<String>>,
         /// A template; none: what the agent's own configuration says.
         prompt: Option<Located<String>>,
+        /// The needed node at whose branch its worktree begins.
+        base: Option<String>,
     },
 }
 
@@ -101,7 +106,7 @@ impl Plan {
         let canonical = path.canonicalize().map_err(|error| failed(error.to_string()))?;
         let (text, _) = read_text(&canonical, PLAN_BYTES_MAX).map_err(|error| failed(error.to_string()))?;
         // Messages name the file as the caller did: that is where the caller will look.
-        Ok(parse::parse(path, canonical, &text)?)
+        Ok(parse::parse(path, canonical, &with_line_feeds(&text))?)
     }
 
     /// The file that it was read from, canonical.

@@ -1,6 +1,7 @@
 //! From the file's text to a [`Plan`].
 
 use super::arguments::{Argument, ArgumentKind};
+use super::template::Scope;
 use super::{Action, PLAN_ARGS_MAX, PLAN_NODES_MAX, Plan, PlanNode, graph, template};
 use agentd_config::reader::{Document, Located, Section};
 use agentd_config::source::{Mistake, Source, did_you_mean};
@@ -16,13 +17,14 @@ const ROOT_KEYS: [&str; 6] = ["goal", "result", "args", "defaults", "env", "node
 const ARG_KEYS: [&str; 3] = ["help", "kind", "default"];
 const DEFAULT_KEYS: [&str; 2] = ["timeout", "retry"];
 const RETRY_KEYS: [&str; 3] = ["attempts", "backoff", "max_backoff"];
-const NODE_KEYS: [&str; 12] = [
+const NODE_KEYS: [&str; 13] = [
     "name",
     "needs",
     "command",
     "run",
     "agent",
     "prompt",
+    "base",
     "cwd",
     "env",
     "timeout",
@@ -50,8 +52,13 @@ pub(super) fn parse(shown: &Path, canonical: PathBuf, text: &str) -> Result<Plan
     let goal = root
         .text("goal")?
         .ok_or_else(|| root.error("the plan has no goal; begin with goal = \"…\""))?;
-    template::check(source, "goal", &goal, &names)?;
-    let env = environment(&root, source, &names)?;
+    let start = Reader {
+        source,
+        args: &names,
+        scope: Scope::Start,
+    };
+    template::check(source, "goal", &goal, &names, Scope::Start)?;
+    let env = environment(&root, start)?;
     let defaults = root.section("defaults")?;
     let (mut default_timeout, mut default_retry) = (None, Retry::default());
     if let Some(defaults) = &defaults {
@@ -78,14 +85,18 @@ pub(super) fn parse(shown: &Path, canonical: PathBuf, text: &str) -> Result<Plan
     for (name, section) in &sections {
         section.only(&NODE_KEYS)?;
         let needs = needs(section, name, &index)?;
+        let needed: Vec<&str> = needs
+            .iter()
+            .map(|&need| sections[need].0.value.as_str())
+            .collect();
         let own = retry(section)?;
         nodes.push(PlanNode {
             name: name.value.clone(),
             span: name.span.clone(),
+            action: action(section, start, &needed)?,
             needs,
-            action: action(section, source, &names)?,
-            cwd: checked(section, source, "cwd", &names)?,
-            env: environment(section, source, &names)?,
+            cwd: checked(section, "cwd", start)?,
+            env: environment(section, start)?,
             timeout: timeout(section)?.or(default_timeout),
             retry: policy(section, own, default_retry)?,
             priority: i32::try_from(section.integer("priority", -1_000_000..1_000_001)?.unwrap_or(0))
@@ -202,11 +213,15 @@ fn arguments(root: &Section<'_>) -> Result<Vec<Argument>, Mistake> {
     Ok(args)
 }
 
-fn environment(
-    section: &Section<'_>,
-    source: Source<'_>,
-    args: &[&str],
-) -> Result<Vec<(String, Located<String>)>, Mistake> {
+/// What templates are checked against.
+#[derive(Clone, Copy)]
+struct Reader<'a> {
+    source: Source<'a>,
+    args: &'a [&'a str],
+    scope: Scope<'a>,
+}
+
+fn environment(section: &Section<'_>, reader: Reader<'_>) -> Result<Vec<(String, Located<String>)>, Mistake> {
     let Some(env) = section.section("env")? else {
         return Ok(Vec::new());
     };
@@ -219,7 +234,7 @@ fn environment(
             let message = format!("{name} cannot be set: names that begin with AGENTD_ are agentd's own");
             return Err(env.error_at(&span, &name, message));
         }
-        if let Some(value) = checked(&env, source, &name, args)? {
+        if let Some(value) = checked(&env, &name, reader)? {
             variables.push((name, value));
         }
     }
@@ -227,16 +242,12 @@ fn environment(
 }
 
 /// A string that is a template.
-fn checked(
-    section: &Section<'_>,
-    source: Source<'_>,
-    key: &str,
-    args: &[&str],
-) -> Result<Option<Located<String>>, Mistake> {
+fn checked(section: &Section<'_>, key: &str, reader: Reader<'_>) -> Result<Option<Located<String>>, Mistake> {
     let text = section.text(key)?;
     if let Some(text) = &text {
         no_nul(section, key, text)?;
-        template::check(source, &section.path(key), text, args)?;
+        let Reader { source, args, scope } = reader;
+        template::check(source, &section.path(key), text, args, scope)?;
     }
     Ok(text)
 }
@@ -252,13 +263,18 @@ fn no_nul(section: &Section<'_>, key: &str, text: &Located<String>) -> Result<()
     Ok(())
 }
 
-fn action(section: &Section<'_>, source: Source<'_>, args: &[&str]) -> Result<Action, Mistake> {
+fn action(section: &Section<'_>, reader: Reader<'_>, needed: &[&str]) -> Result<Action, Mistake> {
+    let Reader { source, args, scope } = reader;
     for own in ["command", "run"] {
         if section.span_of(own).is_some() {
-            for key in ["agent", "prompt"] {
+            for key in ["agent", "prompt", "base"] {
                 if let Some(place) = section.span_of(key) {
-                    let message =
-                        format!("a node has either {own} or an agent that is given a prompt, not both");
+                    let message = match key {
+                        "base" => {
+                            "base is for nodes that an agent works on: its worktree begins there".into()
+                        }
+                        _ => format!("a node has either {own} or an agent that is given a prompt, not both"),
+                    };
                     return Err(section.error_at(&place, key, message));
                 }
             }
@@ -276,24 +292,49 @@ fn action(section: &Section<'_>, source: Source<'_>, args: &[&str]) -> Result<Ac
             }
             for word in &command.value {
                 no_nul(section, "command", word)?;
-                template::check(source, &section.path("command"), word, args)?;
+                template::check(source, &section.path("command"), word, args, scope)?;
             }
             Ok(Action::Command(command.value))
         }
         (None, Some(run)) => {
             no_nul(section, "run", &run)?;
+            template::check_shell(source, &section.path("run"), &run)?;
             Ok(Action::Run(run.value))
         }
         (Some(_), Some(run)) => {
             Err(section.error_at(&run.span, "run", "a node has either a command or run, not both"))
         }
-        (None, None) => agent(section, source, args),
+        (None, None) => agent(section, reader, needed),
     }
 }
 
+/// The node at whose branch an agent's worktree begins: one of those that it needs.
+fn base(section: &Section<'_>, needed: &[&str]) -> Result<Option<String>, Mistake> {
+    let Some(base) = section.text("base")? else {
+        return Ok(None);
+    };
+    if needed.contains(&base.value.as_str()) {
+        return Ok(Some(base.value));
+    }
+    let hint = did_you_mean(&base.value, needed.iter().copied());
+    let message = format!(
+        "{} is {:?}, which is not among the node's needs ({}){hint}",
+        section.path("base"),
+        base.value,
+        if needed.is_empty() {
+            "none".into()
+        } else {
+            needed.join(", ")
+        }
+    );
+    Err(section.error_at(&base.span, "base", message))
+}
+
 /// What an agent is to do, and who that is.
-fn agent(section: &Section<'_>, source: Source<'_>, args: &[&str]) -> Result<Action, Mistake> {
-    let (agent, prompt) = (section.text("agent")?, checked(section, source, "prompt", args)?);
+fn agent(section: &Section<'_>, reader: Reader<'_>, needed: &[&str]) -> Result<Action, Mistake> {
+    let scope = Scope::Prompt(needed);
+    let prompt = checked(section, "prompt", Reader { scope, ..reader })?;
+    let agent = section.text("agent")?;
     let node = section.path("");
     let node = node.trim_end_matches('.');
     match (&agent, &prompt) {
@@ -333,7 +374,11 @@ fn agent(section: &Section<'_>, source: Source<'_>, args: &[&str]) -> Result<Act
             return Err(section.error_at(&place, key, message));
         }
     }
-    Ok(Action::Agent { agent, prompt })
+    Ok(Action::Agent {
+        agent,
+        prompt,
+        base: base(section, needed)?,
+    })
 }
 
 /// A duration as the protocol has it.

@@ -1,6 +1,7 @@
 //! From a bound plan to the requests that register it.
 
 use super::bind::BoundPlan;
+use super::identity::EarlierRun;
 use super::{PlanError, graph};
 use agentd_client::{Client, ClientError};
 use agentd_protocol::limits::LINE_BYTES_MAX;
@@ -25,22 +26,30 @@ pub struct Registration {
     pub batches: Vec<Vec<NodeSpec>>,
     /// Every node's id, in the order of the file.
     pub node_ids: Vec<NodeId>,
+    /// True: it hands out nothing when it is whole, until somebody resumes it.
+    stays_paused: bool,
 }
 
 impl BoundPlan {
     /// The requests that register this plan under an idempotency key: [`BoundPlan::run_key`], or that with a
-    /// suffix for a run of its own.
+    /// suffix for a run of its own. Of an `earlier` run, the results that still stand are taken over.
     ///
     /// # Errors
     /// [`PlanError::Invalid`] when one node alone is longer than a line, [`PlanError::Argument`] when the
     /// arguments and the environment are.
-    pub fn registration(&self, key: &str) -> Result<Registration, PlanError> {
-        self.registration_within(key, LINE_BYTES_MAX)
+    pub fn registration(&self, key: &str, earlier: Option<&EarlierRun>) -> Result<Registration, PlanError> {
+        self.registration_within(key, earlier, LINE_BYTES_MAX)
     }
 
-    fn registration_within(&self, key: &str, line_bytes_max: usize) -> Result<Registration, PlanError> {
+    fn registration_within(
+        &self,
+        key: &str,
+        earlier: Option<&EarlierRun>,
+        line_bytes_max: usize,
+    ) -> Result<Registration, PlanError> {
         let nodes = &self.plan.nodes;
         let node_ids: Vec<NodeId> = (0..nodes.len()).map(|index| node_id(key, index)).collect();
+        let fingerprints = self.fingerprints();
         let spec = |index: usize| {
             let node = &nodes[index];
             NodeSpec {
@@ -52,13 +61,17 @@ impl BoundPlan {
                 priority: node.priority,
                 capabilities: node.capabilities.clone(),
                 retry: node.retry,
+                fingerprint: Some(fingerprints[index].clone()),
+                // Whether that one is completed is the store's to see, in the transaction that takes its result over.
+                reuse: earlier.and_then(|run| run.node(&fingerprints[index])),
             }
         };
         let mut register = RegisterTask {
             goal: self.goal.clone(),
-            context: self.context(),
+            context: self.context(earlier),
             initial_nodes: Vec::new(),
             idempotency_key: Some(key.to_owned()),
+            paused: false,
         };
         let head = length(&register) + ENVELOPE_BYTES;
         if head > line_bytes_max {
@@ -73,9 +86,13 @@ impl BoundPlan {
                 register,
                 batches: Vec::new(),
                 node_ids,
+                stays_paused: false,
             });
         }
-        let needs: Vec<Vec<usize>> = nodes.iter().map(|node| node.needs.clone()).collect();
+        // Incomplete, it hands out nothing: a worker that finished the first batch before the second came would
+        // otherwise have finished the task.
+        register.paused = true;
+        let needs = self.needs();
         let mut batches: Vec<Vec<NodeSpec>> = Vec::new();
         let mut room = 0;
         for index in graph::topological(&needs) {
@@ -101,22 +118,37 @@ impl BoundPlan {
             register,
             batches,
             node_ids,
+            stays_paused: false,
         })
     }
 
     /// What the workers are told, whichever of the nodes they get.
-    fn context(&self) -> Json {
+    fn context(&self, earlier: Option<&EarlierRun>) -> Json {
         let args: BTreeMap<_, _> = self.args().collect();
-        Json::from(serde_json::json!({
+        let mut context = serde_json::json!({
             "plan": { "path": self.plan.path, "dir": self.plan.dir() },
             "args": args,
             "env": self.env,
             "result": self.plan.result(),
-        }))
+        });
+        if let Some(earlier) = earlier {
+            context["kept_from"] = earlier.task_id.to_string().into();
+            // What the nodes whose results are kept have left there is part of what they did.
+            context["artifacts"] = earlier.artifacts.to_string().into();
+        }
+        Json::from(context)
     }
 }
 
 impl Registration {
+    /// The same for a task that hands out nothing until somebody resumes it.
+    #[must_use]
+    pub fn paused(mut self) -> Self {
+        self.register.paused = true;
+        self.stays_paused = true;
+        self
+    }
+
     /// How many nodes the task has when all is registered.
     #[must_use]
     pub fn node_count(&self) -> usize {
@@ -136,10 +168,8 @@ impl Registration {
             })
     }
 
-    /// Registers the task, or finds it registered already, wholly or in part.
-    ///
-    /// A task that comes in batches is paused while it is incomplete: a worker that finished the first batch
-    /// before the second came would otherwise have finished the task.
+    /// Registers the task, or finds it registered already, wholly or in part. A task that comes in batches is paused while
+    /// it is incomplete.
     ///
     /// # Errors
     /// As [`Client::call`]. What was sent by then stays; the same call again goes on from there.
@@ -160,7 +190,9 @@ impl Registration {
         let task = TaskRef { task_id };
         if status.counts.total() >= self.node_count() as u64 {
             // Paused before anything ran: by an earlier call that ended between its last two requests.
-            if status.state == TaskState::Paused && status.counts.pending == status.counts.total() {
+            let counts = status.counts;
+            let nothing_ran = counts.running + counts.failed == 0 && counts.completed <= self.reusing();
+            if status.state == TaskState::Paused && nothing_ran && !self.stays_paused {
                 let _: Done = client.call(Method::ResumeTask, &task).await?;
             }
             return Ok(task_id);
@@ -169,8 +201,16 @@ impl Registration {
         for batch in self.add_nodes(task_id) {
             let _: NodeIds = client.call(Method::AddNodes, &batch).await?;
         }
-        let _: Done = client.call(Method::ResumeTask, &task).await?;
+        if !self.stays_paused {
+            let _: Done = client.call(Method::ResumeTask, &task).await?;
+        }
         Ok(task_id)
+    }
+
+    /// How many nodes may be completed as soon as they are registered.
+    fn reusing(&self) -> u64 {
+        let batches = self.batches.iter().flatten();
+        batches.filter(|node| node.reuse.is_some()).count() as u64
     }
 }
 
@@ -217,11 +257,11 @@ mod tests {
             text.push_str(&format!("[[nodes]]\nname = 'n{n}'\ncommand = ['true']\n{needs}"));
         }
         let bound = bound(&text);
-        let one = bound.registration("k").unwrap();
+        let one = bound.registration("k", None).unwrap();
         assert!(one.batches.is_empty());
         assert_eq!(one.register.initial_nodes.len(), 500);
 
-        let many = bound.registration_within("k", 20_000).unwrap();
+        let many = bound.registration_within("k", None, 20_000).unwrap();
         assert!(many.register.initial_nodes.is_empty());
         assert!(many.batches.len() > 2);
         assert_eq!(many.node_ids, one.node_ids);
@@ -243,14 +283,17 @@ mod tests {
             "goal = 'g'\n\n[[nodes]]\nname = 'big'\nrun = '{}'\n",
             "x".repeat(5000)
         ));
-        let error = bound.registration_within("k", 4096).unwrap_err().to_string();
+        let error = bound
+            .registration_within("k", None, 4096)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains(":4:") && error.contains("\"big\""), "{error}");
     }
 
     #[test]
     fn ids_follow_from_the_key() {
         let bound = bound("goal = 'g'\n[[nodes]]\nname = 'a'\nrun = 'true'\n");
-        let ids = |key| bound.registration(key).unwrap().node_ids;
+        let ids = |key| bound.registration(key, None).unwrap().node_ids;
         assert_eq!(ids("k"), ids("k"));
         assert_ne!(ids("k"), ids("l"));
     }

@@ -1,6 +1,7 @@
 //! How a user is let into a workspace that belongs to another: as a command that can be run as it is printed.
 
-use agentd_supervisor::access::{Denied, shell_word, shell_words};
+use agentd_supervisor::access::Denied;
+use agentd_supervisor::shell;
 use rustix::io::Errno;
 use std::path::Path;
 
@@ -16,12 +17,12 @@ pub(super) fn advice(denied: &Denied, workspace: &Path, user: u32, path: &str) -
     if !closed.is_empty() {
         if closed.iter().all(|dir| has_access_lists(dir)) {
             uses_lists = true;
-            commands.push(format!("setfacl -m u:{user}:x {}", shell_words(closed)));
+            commands.push(format!("setfacl -m u:{user}:x {}", shell::words(closed)));
         } else {
             commands.push(super::opening(closed));
         }
     }
-    let word = shell_word(workspace);
+    let word = shell::word(workspace);
     if denied.own.is_some() {
         if has_access_lists(workspace) {
             uses_lists = true;

@@ -12,7 +12,8 @@ mod sweep;
 pub mod users;
 
 use agentd_config::RuntimeKind;
-use agentd_supervisor::access::{self, Want, shell_words};
+use agentd_supervisor::access::{self, Want};
+use agentd_supervisor::shell;
 use agentd_supervisor::tools::ProcessUser;
 use engine::Engine;
 use std::collections::BTreeMap;
@@ -73,5 +74,5 @@ pub fn single_user(id: u32) -> ProcessUser {
 /// The command that lets every user walk through closed directories.
 #[must_use]
 pub fn opening(closed: &[PathBuf]) -> String {
-    format!("chmod a+x {}", shell_words(closed))
+    format!("chmod a+x {}", shell::words(closed))
 }

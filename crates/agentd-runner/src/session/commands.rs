@@ -67,12 +67,12 @@ pub(super) fn supply(
         let Some(result) = &dependency.result_payload else {
             continue;
         };
-        for (name, text) in inputs::files(&name, result) {
-            state::write_new(dir.as_fd(), &path, &name, text.as_bytes(), 0o444, None)?;
+        for (name, bytes) in inputs::files(&name, result) {
+            state::write_new(dir.as_fd(), &path, &name, &bytes, 0o444, None)?;
         }
     }
     state::seal(&dir, &path)?;
-    let artifacts = format!("{ARTIFACTS_DIR}/{}", node.task_id);
+    let artifacts = format!("{ARTIFACTS_DIR}/{}", inputs::artifacts_of(node));
     home::make_in(home, &artifacts, users)?;
     let mut env = inputs::of_plan(node, work);
     let own = [
@@ -126,13 +126,17 @@ pub(super) async fn is_of(inner: &Inner, lease: SessionLease) -> Result<bool, St
 
 /// The result, in the shape that every command's has.
 pub(super) fn result(outcome: &SessionOutcome, said: &Said, duration_ms: u64) -> Json {
+    let stdout = said.printed();
     let mut result = serde_json::json!({
         "exit_code": outcome.exit_code,
-        "stdout": said.stdout,
+        "stdout": stdout.text,
         "stderr": said.stderr,
         "omitted_bytes": said.omitted_bytes,
         "duration_ms": duration_ms,
     });
+    if let Some(base64) = stdout.base64 {
+        result["stdout_base64"] = base64.into();
+    }
     if let Some(value) = &outcome.result {
         result["value"] = value.to_value();
     }

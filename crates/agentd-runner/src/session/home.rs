@@ -9,7 +9,7 @@ use crate::runtime::engine::{Inside, Users};
 use agentd_config::Agent;
 use agentd_config::parse::is_reserved;
 use agentd_protocol::SessionId;
-use agentd_supervisor::access::shell_word;
+use agentd_supervisor::shell;
 use rustix::fs::{self as rfs, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
@@ -155,7 +155,7 @@ pub fn check_quota(home: &Path, agent: &Agent) -> Result<(), StepError> {
         StepError::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
             StepError::agent(format!(
                 "the home {shown} cannot be measured: {source}; make it readable: `chmod -R u+rwX {}`",
-                shell_word(home)
+                shell::word(home)
             ))
         }
         error => error,

@@ -3,17 +3,16 @@
 use super::error::StepError;
 use super::state::RunDir;
 use agentd_config::Agent;
+use agentd_config::file::with_line_feeds;
+use agentd_config::template::{Fault, Template, TemplateError};
 use agentd_protocol::limits::PROMPT_BYTES_MAX;
 use agentd_protocol::results::{AcquiredNode, CompletedDependency};
-use agentd_protocol::{Json, SessionId, Trigger};
-use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Serde;
-use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value};
+use agentd_protocol::{Json, SessionId, Trigger, Work};
 use serde::Serialize;
 use serde_json::{Map, json};
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::Path;
 
 use rustix::fs::{self as rfs, CWD, Mode, OFlags};
@@ -24,8 +23,6 @@ pub const MISSION_FILE: &str = "mission.json";
 pub const PROMPT_FILE: &str = "prompt.txt";
 /// The longest prompt that is an argument, in bytes: one may have 128 KiB on Linux.
 pub const PROMPT_ARGUMENT_BYTES_MAX: usize = 100 * 1024;
-/// How many template instructions a prompt may take: enough for loops over all that a node can depend on.
-const FUEL: u64 = 5_000_000;
 
 /// What a session is about.
 #[derive(Clone, Copy, Debug)]
@@ -78,6 +75,25 @@ impl Subject<'_> {
         }
         variables
     }
+
+    /// What the prompt of a plan's node can name besides: what the plan was started with.
+    fn of_plan(&self) -> serde_json::Value {
+        let mut variables = self.variables();
+        let mut context = variables["task"]["context"].clone();
+        for name in ["args", "plan"] {
+            variables[name] = match context[name].take() {
+                serde_json::Value::Object(members) => members.into(),
+                _ => Map::new().into(),
+            };
+        }
+        variables
+    }
+
+    /// True when the node's own prompt is a template.
+    fn is_given_a_template(&self) -> bool {
+        let work = self.node.and_then(|node| node.context.node.work.as_ref());
+        matches!(work, Some(Work::Agent(work)) if work.prompt.is_some() && work.prompt_is_template)
+    }
 }
 
 /// Results by their nodes' names; by its id when a node has none, or another's before it.
@@ -98,21 +114,27 @@ fn named(dependencies: &[CompletedDependency]) -> BTreeMap<String, Option<&Json>
         .collect()
 }
 
-/// The session's prompt: `given` as it stands, else the agent's template, rendered. An agent may have none.
+/// The session's prompt: `given` as it stands unless it is a node's that is marked as a template, else the agent's
+/// template, rendered. An agent may have none.
 ///
 /// # Errors
 /// When the template cannot be read or rendered, or what comes of it cannot be a prompt.
 pub fn prompt(given: Option<&str>, subject: &Subject<'_>) -> Result<Option<String>, StepError> {
     let agent = subject.agent;
     let (prompt, source) = match (given, &agent.prompt_file, &agent.prompt) {
+        (Some(given), _, _) if subject.is_given_a_template() => {
+            let source = "the node's prompt".to_owned();
+            (render(given, &subject.of_plan(), &source)?, source)
+        }
         (Some(given), _, _) => (given.to_owned(), "the prompt".to_owned()),
         (None, Some(file), _) => {
             let source = format!("the prompt of agent {} in {}", agent.name, file.display());
-            (render(&read_template(file, &source)?, subject, &source)?, source)
+            let template = read_template(file, &source)?;
+            (render(&template, &subject.variables(), &source)?, source)
         }
         (None, None, Some(template)) => {
             let source = format!("the prompt of agent {}", agent.name);
-            (render(template, subject, &source)?, source)
+            (render(template, &subject.variables(), &source)?, source)
         }
         (None, None, None) => return Ok(None),
     };
@@ -142,8 +164,11 @@ pub fn check_file(agent: &Agent) -> Result<(), StepError> {
     };
     let source = format!("the prompt of agent {} in {}", agent.name, file.display());
     let template = read_template(file, &source)?;
-    if let Err(why) = agentd_config::parse::check_template(&template) {
-        return Err(StepError::declaration(format!("{source}: {why}")));
+    if let Err(error) = Template::parse(&template) {
+        return Err(StepError::declaration(format!(
+            "{source}: {}",
+            error.in_text(&template)
+        )));
     }
     if template.contains('\0') {
         return Err(StepError::declaration(format!("{source} has a zero byte in it")));
@@ -167,84 +192,29 @@ fn read_template(path: &Path, source: &str) -> Result<String, StepError> {
     if bytes.len() > PROMPT_BYTES_MAX {
         return Err(too_large(source));
     }
-    String::from_utf8(bytes).map_err(|_| StepError::declaration(format!("{source} is not UTF-8")))
+    let text =
+        String::from_utf8(bytes).map_err(|_| StepError::declaration(format!("{source} is not UTF-8")))?;
+    Ok(with_line_feeds(&text).into_owned())
 }
 
-/// Takes so much and no more.
-struct Bounded {
-    text: Vec<u8>,
-}
-
-impl Write for Bounded {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.text.len() + bytes.len() > PROMPT_BYTES_MAX {
-            return Err(io::ErrorKind::FileTooLarge.into());
-        }
-        self.text.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-fn render(template: &str, subject: &Subject<'_>, source: &str) -> Result<String, StepError> {
-    if template.len() > PROMPT_BYTES_MAX {
-        return Err(too_large(source));
-    }
-    let mut environment = Environment::new();
-    environment.set_undefined_behavior(UndefinedBehavior::Strict);
-    environment.set_fuel(Some(FUEL));
-    if let Ok(syntax) = SyntaxConfig::builder().keep_trailing_newline(true).build() {
-        environment.set_syntax(syntax);
-    }
-    let wrong = |what: String| StepError::declaration(format!("{source}: {what}"));
-    let compiled = environment
-        .template_from_str(template)
-        .map_err(|error| wrong(format!("not a template: {}", describe(&error))))?;
-    let variables = subject.variables();
-    let mut out = Bounded { text: Vec::new() };
-    if let Err(error) = compiled.render_captured_to(Value::from(Serde(&variables)), &mut out) {
-        return Err(match error.kind() {
-            ErrorKind::UndefinedError => {
-                let mut names: Vec<String> = compiled.undeclared_variables(true).into_iter().collect();
-                names.retain(|name| !resolves(&variables, name));
-                names.sort();
-                let given = match names.iter().any(|name| name.starts_with("trigger")) {
+fn render(template: &str, variables: &serde_json::Value, source: &str) -> Result<String, StepError> {
+    let wrong = |error: &TemplateError, more: &str| {
+        StepError::declaration(format!("{source}: {}{more}", error.in_text(template)))
+    };
+    let compiled = Template::parse(template).map_err(|error| wrong(&error, ""))?;
+    compiled
+        .render(variables, PROMPT_BYTES_MAX)
+        .map_err(|error| match error.fault {
+            Fault::TooLarge => too_large(source),
+            Fault::Unknown => {
+                let given = match error.message.contains(" trigger.") {
                     true => "; `agentd run --set KEY=VALUE` gives trigger.KEY",
                     false => "",
                 };
-                let missing = match names.as_slice() {
-                    [] => describe(&error),
-                    names => format!("there is nothing called {}", names.join(", ")),
-                };
-                wrong(format!("{missing} (known: {}){given}", known(&variables)))
+                wrong(&error, &format!(" (known: {}){given}", known(variables)))
             }
-            ErrorKind::OutOfFuel => wrong("takes too long to render; is there a loop without need?".into()),
-            ErrorKind::WriteFailure => too_large(source),
-            _ => wrong(format!("the template fails: {}", describe(&error))),
-        });
-    }
-    String::from_utf8(out.text).map_err(|_| wrong("came out as something that is not UTF-8".into()))
-}
-
-/// What a template's error says, with its line.
-fn describe(error: &minijinja::Error) -> String {
-    let kind = error.kind();
-    let what = error
-        .detail()
-        .map_or_else(|| kind.to_string(), |detail| format!("{kind}: {detail}"));
-    match error.line() {
-        Some(line) => format!("{what} (line {line})"),
-        None => what,
-    }
-}
-
-/// True when a dotted name leads to something.
-fn resolves(variables: &serde_json::Value, name: &str) -> bool {
-    let mut parts = name.split('.');
-    parts.try_fold(variables, |value, part| value.get(part)).is_some()
+            Fault::Syntax | Fault::Value => wrong(&error, ""),
+        })
 }
 
 /// What there is to be named, two levels deep; of many, the first.

@@ -6,7 +6,7 @@ use super::tree::{self, Budget, Found, Progress};
 use crate::runtime::engine::Users;
 use agentd_config::Credential;
 use agentd_protocol::SessionId;
-use agentd_supervisor::access::shell_word;
+use agentd_supervisor::shell;
 use rustix::fs::{self as rfs, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
@@ -100,7 +100,7 @@ impl SecretStore {
         if found.mode & 0o002 != 0 {
             return Err(StepError::machine(format!(
                 "every user may write to the secret store {shown}; `chmod 700 {}`",
-                shell_word(&path)
+                shell::word(&path)
             )));
         }
         Ok(match found.mode & 0o020 {
@@ -108,7 +108,7 @@ impl SecretStore {
             _ => vec![format!(
                 "the group {} may write to the secret store {shown}; `chmod 700 {}`",
                 found.gid,
-                shell_word(&path)
+                shell::word(&path)
             )],
         })
     }
@@ -130,7 +130,7 @@ impl SecretStore {
         let fd = match rfs::openat(CWD, &path, flags, Mode::empty()) {
             Ok(fd) => fd,
             Err(Errno::NOENT) => {
-                let (dir, file) = (shell_word(&self.dir), shell_word(&path));
+                let (dir, file) = (shell::word(&self.dir), shell::word(&path));
                 return Err(StepError::machine(format!(
                     "there is no secret {name}: {shown} does not exist. Make it with: install -d -m 700 {dir} && \
                      (umask 077 && cat > {file}), then type or paste the value and press Ctrl-D"
@@ -170,7 +170,7 @@ impl SecretStore {
         if found.mode & 0o004 != 0 {
             warnings.push(format!(
                 "every user can read the secret {name}; `chmod 600 {}`",
-                shell_word(&path)
+                shell::word(&path)
             ));
         }
         Ok(ReadSecret {

@@ -22,8 +22,8 @@ use super::worktree::{self, NewWorktree};
 use super::{blocking, commands, gitconfig, home, own, workspace};
 use crate::runtime::engine::{Also, Built, Engine, Environment, Owner, Program, Users};
 use agentd_config::{Agent, RuntimeKind, WorkspaceMode};
-use agentd_protocol::SessionInfo;
 use agentd_protocol::results::AcquiredNode;
+use agentd_protocol::{AgentWork, Json, SessionInfo, Work};
 use agentd_store::session::HomeNumber;
 use agentd_store::{Command, StoreError, execute};
 use agentd_supervisor::dir::SessionDir;
@@ -240,13 +240,21 @@ impl Site {
             .engine
             .users(agent, home_number, owner.as_ref())
             .map_err(|error| StepError::declaration(error.to_string()))?;
+        let base = self.order.node.as_ref().map_or(Ok(None), base_branch)?;
+        if base.is_some() && (owner.is_none() || agent.workspace_mode != WorkspaceMode::Worktree) {
+            return Err(StepError::declaration(format!(
+                "the node is to begin at another's branch (base), and agent {} works in no worktree; add workspace_mode = \
+                 \"worktree\"",
+                agent.name
+            )));
+        }
         let workspace = match (owner, agent.workspace_mode) {
             (None, _) => None,
             (Some(owner), WorkspaceMode::Directory) => Some(Workspace {
                 path: owner.path,
                 also: Vec::new(),
             }),
-            (Some(owner), WorkspaceMode::Worktree) => Some(self.worktree(&owner, &users)?),
+            (Some(owner), WorkspaceMode::Worktree) => Some(self.worktree(&owner, &users, base.as_deref())?),
         };
         Ok(Claimed {
             site: self,
@@ -255,7 +263,7 @@ impl Site {
         })
     }
 
-    fn worktree(&mut self, workspace: &Owner, users: &Users) -> Step<Workspace> {
+    fn worktree(&mut self, workspace: &Owner, users: &Users, base: Option<&str>) -> Step<Workspace> {
         let session = self.order.info.id;
         let agent = &self.order.agent.name;
         let worktree = self.inner.worktrees().install(&NewWorktree {
@@ -264,7 +272,7 @@ impl Site {
             workspace,
             user: users.shown_as_agent.unwrap_or((users.host_uid, users.host_gid)),
             home: &self.inner.options.state.home(&self.home_name),
-            base: None,
+            base,
         })?;
         if worktree.branch != worktree::branch_name(agent, session) {
             self.warnings.push(format!(
@@ -516,6 +524,28 @@ impl Ready {
         tokio::spawn(spawned.reaped());
         Ok(())
     }
+}
+
+/// The branch that a node's worktree begins from: that of the needed node which its plan names, unless that is merged.
+fn base_branch(node: &AcquiredNode) -> Step<Option<String>> {
+    let context = &node.context;
+    let Some(Work::Agent(AgentWork { base: Some(base), .. })) = &context.node.work else {
+        return Ok(None);
+    };
+    let needed = context
+        .completed_dependencies
+        .iter()
+        .find(|needed| needed.name.as_ref() == Some(base));
+    let result = needed.and_then(|needed| needed.result_payload.as_ref());
+    let Some(result) = result.map(Json::to_value) else {
+        return Err(StepError::declaration(format!(
+            "base = {base:?}: the node does not depend on a node of this name that has a result"
+        )));
+    };
+    if result["merged"] == true {
+        return Ok(None);
+    }
+    Ok(result["branch"].as_str().map(str::to_owned))
 }
 
 fn own_files(inner: &Inner) -> [&Path; 2] {

@@ -7,7 +7,10 @@ use super::outcome::Evidence;
 use super::workspace::WorkspaceReport;
 use super::worktree::Ending;
 use super::{blocking, secrets, tree};
+use crate::exec::Captured;
 use crate::runtime::engine::Engine;
+use crate::worker::output::{self, Printed};
+use crate::worker::payload::STDOUT_JSON_MAX;
 use agentd_config::{Agent, Uncommitted, WorktreePolicy};
 use agentd_protocol::limits::RESULT_BYTES_MAX;
 use agentd_protocol::{Json, OutputStream, SessionId, SessionInfo, SessionOutcome};
@@ -185,7 +188,7 @@ fn read_result(dir: &SessionDir) -> Option<Result<Json, String>> {
 /// The end of what an agent said.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Said {
-    pub(super) stdout: String,
+    pub(super) stdout: Vec<u8>,
     pub(super) stderr: String,
     /// Of both, before what is here.
     pub(super) omitted_bytes: u64,
@@ -194,11 +197,28 @@ pub(super) struct Said {
 impl Said {
     /// What stands for the result of an agent that left none.
     pub(super) fn as_result(&self, id: SessionId, outcome: &SessionOutcome) -> Json {
-        Json::of(&serde_json::json!({
+        let output = self.printed();
+        let mut result = serde_json::json!({
             "session_id": id,
             "exit_code": outcome.exit_code,
-            "output": self.stdout,
-        }))
+            "output": output.text,
+        });
+        if let Some(base64) = output.base64 {
+            result["output_base64"] = base64.into();
+        }
+        if self.omitted_bytes > 0 {
+            result["omitted_bytes"] = self.omitted_bytes.into();
+        }
+        Json::of(&result)
+    }
+
+    /// What it printed, as a result says it.
+    pub(super) fn printed(&self) -> Printed {
+        let captured = Captured {
+            head: self.stdout.clone(),
+            ..Captured::default()
+        };
+        output::printed(&captured, STDOUT_JSON_MAX)
     }
 }
 
@@ -239,7 +259,7 @@ pub(super) async fn last_said(dir: &SessionDir, output_bytes: u64, bytes_max: u6
             }
         }
         Said {
-            stdout: String::from_utf8_lossy(&stdout).into_owned(),
+            stdout,
             stderr: String::from_utf8_lossy(&stderr).into_owned(),
             omitted_bytes: from.saturating_sub(bytes),
         }

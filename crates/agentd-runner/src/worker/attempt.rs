@@ -233,7 +233,8 @@ impl Attempt<'_> {
     async fn prepare(&self) -> Result<(super::dirs::AttemptDir, PathBuf), Unprepared> {
         let shared = Arc::clone(self.shared);
         let lease_id = self.node.lease_id;
-        let artifacts = shared.options.artifact_dir.join(self.node.task_id.to_string());
+        let artifacts = inputs::artifacts_of(self.node).to_string();
+        let artifacts = shared.options.artifact_dir.join(artifacts);
         let dependencies = &self.node.context.completed_dependencies;
         let names = inputs::file_names(dependencies);
         let present: Vec<(String, Json)> = dependencies

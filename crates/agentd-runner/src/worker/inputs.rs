@@ -1,9 +1,9 @@
 //! What a command is given: its environment, and the results of what it depends on as files.
 
-use super::WorkerOptions;
 use super::dirs::AttemptDir;
+use super::{WorkerOptions, output};
 use agentd_protocol::results::{AcquiredNode, CompletedDependency};
-use agentd_protocol::{CommandWork, Json, NodeId, SessionId};
+use agentd_protocol::{CommandWork, Json, NodeId, TaskId};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::collections::{BTreeMap, HashSet};
@@ -18,6 +18,14 @@ use std::path::Path;
 struct TaskContext {
     args: BTreeMap<String, serde_json::Value>,
     env: BTreeMap<String, serde_json::Value>,
+    artifacts: serde_json::Value,
+}
+
+/// Whose artifacts a node shares: its task's own, or those of the task that its own goes on from.
+pub(crate) fn artifacts_of(node: &AcquiredNode) -> TaskId {
+    let context: TaskContext = serde_json::from_str(node.context.task.context.text()).unwrap_or_default();
+    let named = context.artifacts.as_str().and_then(|id| id.parse().ok());
+    named.unwrap_or(node.task_id)
 }
 
 /// The command's variables besides the worker's own.
@@ -100,41 +108,32 @@ fn is_file_name(name: &str) -> bool {
 
 /// Writes the files of one dependency. Blocks.
 pub(crate) fn write(inputs: &Path, name: &str, result: &Json) -> io::Result<()> {
-    for (name, text) in files(name, result) {
-        fs::write(inputs.join(name), text)?;
+    for (name, bytes) in files(name, result) {
+        fs::write(inputs.join(name), bytes)?;
     }
     Ok(())
 }
 
-/// The files of one dependency: name and content.
-pub(crate) fn files(name: &str, result: &Json) -> Vec<(String, String)> {
+/// The files of one dependency: name and content. What it printed is there under `NAME.out` byte for byte, or not at all:
+/// who reads a part of it has to ask for the part.
+pub(crate) fn files(name: &str, result: &Json) -> Vec<(String, Vec<u8>)> {
     #[derive(Deserialize)]
     struct Parts<'a> {
-        #[serde(default)]
-        stdout: Option<String>,
         #[serde(default, borrow)]
         value: Option<&'a RawValue>,
-        // What stands for the result of a session whose agent left none.
-        #[serde(default)]
-        session_id: Option<SessionId>,
-        #[serde(default)]
-        output: Option<String>,
     }
-    let mut files = vec![(format!("{name}.json"), result.text().to_owned())];
-    // Another program's result, or an agent's, may have any shape; then there is the whole of it and nothing else. An
-    // array would be read as the fields in their order.
-    if !result.text().trim_start().starts_with('{') {
-        return files;
+    let text = result.text();
+    let mut files = vec![(format!("{name}.json"), text.as_bytes().to_vec())];
+    match output::of_result(text) {
+        Some(printed) if printed.omitted_bytes == 0 => files.push((format!("{name}.out"), printed.bytes)),
+        Some(printed) => files.push((format!("{name}.out.truncated"), printed.bytes)),
+        None => {}
     }
-    let Ok(parts) = serde_json::from_str::<Parts<'_>>(result.text()) else {
-        return files;
-    };
-    let output = parts.session_id.and(parts.output);
-    if let Some(stdout) = parts.stdout.or(output) {
-        files.push((format!("{name}.out"), stdout));
-    }
-    if let Some(value) = parts.value {
-        files.push((format!("{name}.value"), value.get().to_owned()));
+    // Another program's result, or an agent's, may have any shape; then there is the whole of it and nothing else.
+    if text.trim_start().starts_with('{')
+        && let Ok(Parts { value: Some(value) }) = serde_json::from_str(text)
+    {
+        files.push((format!("{name}.value"), value.get().as_bytes().to_vec()));
     }
     files
 }
@@ -191,14 +190,14 @@ mod tests {
         let result = r#"{"session_id":"01234567-89ab-4cde-8f01-23456789abcd","exit_code":0,"output":"said"}"#;
         write(dir.path(), "session", &Json::from_text(result.into()).unwrap()).unwrap();
         assert_eq!(read("session.out"), "said");
-        for (name, own) in [
-            ("text", "\"fine\""),
-            ("odd", r#"{"stdout":5,"output":"x","value":1}"#),
-        ] {
+        for (name, own) in [("text", "\"fine\""), ("odd", r#"{"stdout":5,"output":"x"}"#)] {
             write(dir.path(), name, &Json::from_text(own.into()).unwrap()).unwrap();
             assert_eq!(read(&format!("{name}.json")), own);
             assert!(!dir.path().join(format!("{name}.out")).exists());
         }
+        let cut = r#"{"stdout":"a\n[… 9 bytes omitted …]\nb","stdout_omitted_bytes":9}"#;
+        write(dir.path(), "cut", &Json::from_text(cut.into()).unwrap()).unwrap();
+        assert!(!dir.path().join("cut.out").exists() && read("cut.out.truncated").starts_with("a\n"));
         write(
             dir.path(),
             "other",

@@ -26,7 +26,8 @@ mod event;
 mod finish;
 pub(crate) mod inputs;
 mod lease;
-mod payload;
+pub mod output;
+pub(crate) mod payload;
 mod pool;
 
 pub use event::{EventSink, NodeRef, WorkerEvent};

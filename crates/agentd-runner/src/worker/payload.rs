@@ -1,6 +1,7 @@
 //! What a command's end becomes on the wire: a result or an error, never longer than a request line.
 
-use crate::exec::{CaptureLimits, Captured, ExecError, Finished, Outcome};
+use super::output;
+use crate::exec::{CaptureLimits, ExecError, Finished, Outcome};
 use agentd_protocol::{Json, nesting};
 use serde::Serialize;
 use std::io::{self, Read};
@@ -19,7 +20,7 @@ pub(crate) const STDERR: CaptureLimits = CaptureLimits {
 };
 
 // In bytes of JSON; with the fields' names and the envelope they stay below a line's 1 MiB.
-const STDOUT_JSON_MAX: usize = 320 * 1024;
+pub(crate) const STDOUT_JSON_MAX: usize = 320 * 1024;
 const STDERR_JSON_MAX: usize = 128 * 1024;
 const VALUE_JSON_MAX: usize = 512 * 1024;
 const ERROR_STREAM_JSON_MAX: usize = 64 * 1024;
@@ -41,6 +42,8 @@ pub(crate) enum Verdict {
 struct ResultPayload {
     exit_code: i32,
     stdout: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stdout_base64: Option<String>,
     stderr: String,
     stdout_omitted_bytes: u64,
     stderr_omitted_bytes: u64,
@@ -141,14 +144,14 @@ pub(crate) fn verdict(finished: &Finished, timeout: Option<Duration>, result_fil
 }
 
 fn completed(finished: &Finished, value: Option<Json>) -> Json {
-    let text = |captured: &Captured, max| captured.text(max);
-    let (stdout, stdout_omitted_bytes) = text(&finished.stdout, STDOUT_JSON_MAX);
-    let (stderr, stderr_omitted_bytes) = text(&finished.stderr, STDERR_JSON_MAX);
+    let stdout = output::printed(&finished.stdout, STDOUT_JSON_MAX);
+    let (stderr, stderr_omitted_bytes) = finished.stderr.text(STDERR_JSON_MAX);
     Json::of(&ResultPayload {
         exit_code: 0,
-        stdout,
+        stdout: stdout.text,
+        stdout_base64: stdout.base64,
         stderr,
-        stdout_omitted_bytes,
+        stdout_omitted_bytes: stdout.omitted_bytes,
         stderr_omitted_bytes,
         duration_ms: millis(finished.duration),
         value,
@@ -198,6 +201,7 @@ fn read_value(path: &Path) -> Result<Option<Json>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exec::Captured;
     use agentd_protocol::limits::LINE_BYTES_MAX;
 
     fn finished(outcome: Outcome, stdout: &[u8]) -> Finished {
@@ -222,15 +226,18 @@ mod tests {
         let path = dir.path().join("result");
         std::fs::write(&path, format!("[{}1]", "1,".repeat(VALUE_JSON_MAX / 2 - 2))).unwrap();
         for byte in [1, b'"', b'x', 0xff] {
-            let finished = finished(Outcome::Exited { code: 0 }, &vec![byte; 128 * 1024]);
-            let Verdict::Completed(payload) = verdict(&finished, None, &path) else {
-                panic!()
-            };
-            assert!(
-                payload.text().len() < LINE_BYTES_MAX - 4096,
-                "{byte}: {}",
-                payload.text().len()
-            );
+            for omitted_bytes in [0, 9] {
+                let mut finished = finished(Outcome::Exited { code: 0 }, &vec![byte; 128 * 1024]);
+                finished.stdout.omitted_bytes = omitted_bytes;
+                let Verdict::Completed(payload) = verdict(&finished, None, &path) else {
+                    panic!()
+                };
+                assert!(
+                    payload.text().len() < LINE_BYTES_MAX - 4096,
+                    "{byte}: {}",
+                    payload.text().len()
+                );
+            }
         }
     }
 

@@ -47,6 +47,7 @@ pub(super) fn of_node(tx: &Tx<'_>, task: &TaskRow, node: &NodeRow) -> OpResult<N
             fence: None,
             not_before: None,
             blocked_by: Vec::new(),
+            fingerprint: spec.fingerprint,
         },
         completed_dependencies,
         event_journal_limit: limit,
@@ -60,12 +61,14 @@ pub(super) struct Spec {
     pub(super) name: Option<String>,
     pub(super) payload_schema: Json,
     pub(super) work: Option<Work>,
+    pub(super) fingerprint: Option<String>,
 }
 
 impl Spec {
     pub(super) fn load(conn: &rusqlite::Connection, node: i64) -> OpResult<Self> {
-        let mut find =
-            conn.prepare_cached("SELECT name, payload_schema, work FROM node_specs WHERE node = ?1")?;
+        let mut find = conn.prepare_cached(
+            "SELECT name, payload_schema, work, fingerprint FROM node_specs WHERE node = ?1",
+        )?;
         Ok(find.query_row([node], Self::read).optional()?.unwrap_or_default())
     }
 
@@ -79,6 +82,7 @@ impl Spec {
                 .unwrap_or_default(),
             // Work of a kind that this version does not know is not shown: no worker here could do it.
             work: work.and_then(|text| serde_json::from_str(text.0.text()).ok()),
+            fingerprint: row.get(3)?,
         })
     }
 }

@@ -14,7 +14,11 @@ use std::path::{Path, PathBuf};
 pub(super) const APPLICATION_ID: i64 = 0x6167_6474;
 
 /// Each entry takes the schema one version further. Entries are never edited once released.
-const MIGRATIONS: &[&str] = &[include_str!("schema.sql"), include_str!("schema_2_sessions.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("schema.sql"),
+    include_str!("schema_2_sessions.sql"),
+    include_str!("schema_3_fingerprints.sql"),
+];
 
 /// The newest schema that this program knows.
 #[expect(clippy::cast_possible_truncation, reason = "a handful")]

@@ -1,7 +1,8 @@
 //! Registering tasks and nodes.
 
 use super::rows::{Blob, retry_columns};
-use super::tx::{OpResult, TaskRowState, Tx};
+use super::tx::{OpError, OpResult, TaskRowState, Tx};
+use crate::machine::{NodeEvent, NodeState, decide};
 use crate::{Reply, StoreError};
 use agentd_protocol::journal::action;
 use agentd_protocol::requests::{AddNodes, RegisterTask};
@@ -22,6 +23,8 @@ pub(super) struct Checked<'s> {
     dependencies: Vec<Vec<Dependency>>,
     // Per node: sorted and distinct, empty when it needs nothing special.
     requires: Vec<Vec<String>>,
+    // Per node: the row of the node whose result it takes over, if it does.
+    reused: Vec<Option<i64>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -51,8 +54,8 @@ impl Tx<'_> {
         self.conn
             .prepare_cached(
                 "INSERT INTO tasks (uuid, goal, context, created_wall_ms, initial_nodes, idempotency_key,
-                     request_digest)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                     request_digest, state)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
             )?
             .execute(params![
                 Blob(id.0),
@@ -61,13 +64,23 @@ impl Tx<'_> {
                 self.wall_ms,
                 nodes.ids.len(),
                 params.idempotency_key,
-                digest
+                digest,
+                if params.paused { "PAUSED" } else { "OPEN" }
             ])?;
         let task = self.conn.last_insert_rowid();
         let goal: String = params.goal.chars().take(200).collect();
-        let payload = serde_json::json!({ "goal": goal, "nodes": nodes.ids.len() }).to_string();
-        self.journal(action::REGISTER_TASK, Some(task), None, false, &payload)?;
-        self.insert_nodes(task, false, &nodes)?;
+        let mut payload = serde_json::json!({ "goal": goal, "nodes": nodes.ids.len() });
+        if params.paused {
+            payload["paused"] = true.into();
+        }
+        self.journal(
+            action::REGISTER_TASK,
+            Some(task),
+            None,
+            false,
+            &payload.to_string(),
+        )?;
+        self.insert_nodes(task, params.paused, &nodes)?;
         self.count_task(1);
         self.counted.registered_tasks += 1;
         Ok(Reply::Registered(RegisteredTask {
@@ -180,14 +193,45 @@ impl Tx<'_> {
             ids.push(id);
         }
         let dependencies = self.check_dependencies(task, specs, &ids, &places)?;
-        check_acyclic(&ids, &dependencies)?;
+        let order = in_order(&ids, &dependencies)?;
         let requires = self.check_capabilities(specs)?;
+        let reused = self.check_reuse(specs, &dependencies, &order)?;
         Ok(Checked {
             specs,
             ids,
             dependencies,
             requires,
+            reused,
         })
+    }
+
+    /// Which of the new nodes take a result over. `order` has each after what it depends on.
+    fn check_reuse(
+        &mut self,
+        specs: &[NodeSpec],
+        dependencies: &[Vec<Dependency>],
+        order: &[usize],
+    ) -> OpResult<Vec<Option<i64>>> {
+        let mut reused: Vec<Option<i64>> = vec![None; specs.len()];
+        for &place in order {
+            let Some(reuse) = specs[place].reuse else { continue };
+            let waits = dependencies[place].iter().any(|dependency| match *dependency {
+                Dependency::New(other) => reused[other].is_none(),
+                Dependency::Old(_, completed) => !completed,
+            });
+            if waits {
+                continue;
+            }
+            reused[place] = match self.node(reuse.task_id, reuse.node_id) {
+                Ok((_, node)) => Some(node)
+                    .filter(|node| node.state.status == NodeStatus::Completed)
+                    .map(|node| node.id),
+                // Pruned meanwhile: the work is done again.
+                Err(OpError::Refused(_)) => None,
+                Err(error) => return Err(error),
+            };
+        }
+        Ok(reused)
     }
 
     fn check_dependencies(
@@ -260,10 +304,10 @@ impl Tx<'_> {
         let mut insert_node = self.conn.prepare_cached(
             "INSERT INTO nodes (id, uuid, task, status, blockers, held, priority, requires, attempt,
                  max_attempts, backoff_ms, backoff_max_ms, updated_wall_ms)
-             VALUES (?1, ?2, ?3, 'PENDING', ?4, ?5, ?6, ?7, 0, ?8, ?9, ?10, ?11)",
+             VALUES (?1, ?2, ?3, ?12, ?4, ?5, ?6, ?7, 0, ?8, ?9, ?10, ?11)",
         )?;
         let mut insert_spec = self.conn.prepare_cached(
-            "INSERT INTO node_specs (node, name, payload_schema, work) VALUES (?1, ?2, ?3, ?4)",
+            "INSERT INTO node_specs (node, name, payload_schema, work, fingerprint) VALUES (?1, ?2, ?3, ?4, ?5)",
         )?;
         let mut insert_dependency = self
             .conn
@@ -271,13 +315,13 @@ impl Tx<'_> {
         let mut last_set: Option<(&[String], i64)> = None;
         for (place, spec) in nodes.specs.iter().enumerate() {
             let id = id_of(place);
-            let mut blockers = 0;
+            let mut blockers: u32 = 0;
             for (position, dependency) in nodes.dependencies[place].iter().enumerate() {
                 let (dependency, open) = match *dependency {
-                    Dependency::New(other) => (id_of(other), true),
+                    Dependency::New(other) => (id_of(other), nodes.reused[other].is_none()),
                     Dependency::Old(other, completed) => (other, !completed),
                 };
-                blockers += i64::from(open);
+                blockers += u32::from(open);
                 insert_dependency.execute(params![id, position, dependency])?;
             }
             let names = nodes.requires[place].as_slice();
@@ -286,6 +330,7 @@ impl Tx<'_> {
                 _ => self.capability_set(names)?,
             };
             last_set = Some((names, requires));
+            let state = self.new_state(blockers, held, spec, nodes.reused[place].is_some());
             let (max_attempts, backoff_ms, backoff_max_ms) = retry_columns(spec.retry);
             insert_node.execute(params![
                 id,
@@ -298,14 +343,16 @@ impl Tx<'_> {
                 max_attempts,
                 backoff_ms,
                 backoff_max_ms,
-                self.wall_ms
+                self.wall_ms,
+                state.status.as_str()
             ])?;
             let schema = Some(&spec.payload_schema).filter(|schema| !schema.is_empty_object());
-            if spec.name.is_some() || schema.is_some() || spec.work.is_some() {
+            if spec.name.is_some() || schema.is_some() || spec.work.is_some() || spec.fingerprint.is_some() {
                 let work = spec.work.as_ref().map(|work| Json::of(work).text().to_owned());
-                insert_spec.execute(params![id, spec.name, schema.map(Json::text), work])?;
+                let schema = schema.map(Json::text);
+                insert_spec.execute(params![id, spec.name, schema, work, spec.fingerprint])?;
             }
-            if blockers == 0 && !held {
+            if state.is_runnable() {
                 self.runnable.push((task, requires));
             }
         }
@@ -313,6 +360,34 @@ impl Tx<'_> {
         let count = i64::try_from(nodes.specs.len()).unwrap_or(i64::MAX);
         self.live.last_node += count;
         self.count_new(task, count);
+        self.take_over_results(task, first, nodes)
+    }
+
+    // How a node stands when it is registered.
+    fn new_state(&self, blockers: u32, held: bool, spec: &NodeSpec, reuses: bool) -> NodeState {
+        let state = NodeState::registered(blockers, held, spec.retry);
+        let event = reuses.then_some(NodeEvent::Reuse);
+        event
+            .and_then(|event| decide(&state, event, self.now_ms).ok())
+            .unwrap_or(state)
+    }
+
+    // The results of new nodes that take another's over. `first` is the row of the first new node.
+    fn take_over_results(&mut self, task: i64, first: i64, nodes: &Checked<'_>) -> OpResult<()> {
+        for (place, reused) in nodes.reused.iter().enumerate() {
+            let (Some(source), Some(reuse)) = (reused, nodes.specs[place].reuse) else {
+                continue;
+            };
+            self.conn
+                .prepare_cached(
+                    "INSERT INTO node_results (node, result) SELECT ?1, result FROM node_results WHERE node = ?2",
+                )?
+                .execute(params![first + i64::try_from(place).unwrap_or(i64::MAX), source])?;
+            let payload = Json::of(&serde_json::json!({ "reused": reuse }));
+            let node = Some(nodes.ids[place]);
+            self.journal(action::COMPLETE_NODE, Some(task), node, false, payload.text())?;
+            self.count(task, Some(NodeStatus::Pending), Some(NodeStatus::Completed));
+        }
         Ok(())
     }
 
@@ -379,9 +454,9 @@ pub(super) fn digest<T: Serialize>(params: &T) -> Vec<u8> {
     Sha256::digest(Json::of(params).text()).to_vec()
 }
 
-// Takes away nodes that wait for nothing until none is left, or only a circle. Without recursion: a chain may be
-// as long as a request allows.
-fn check_acyclic(ids: &[NodeId], dependencies: &[Vec<Dependency>]) -> OpResult<()> {
+// Takes away nodes that wait for nothing until none is left, or only a circle: an order in which each comes after what it
+// depends on. Without recursion: a chain may be as long as a request allows.
+fn in_order(ids: &[NodeId], dependencies: &[Vec<Dependency>]) -> OpResult<Vec<usize>> {
     let mut open = vec![0usize; ids.len()];
     let mut dependents = vec![Vec::new(); ids.len()];
     for (node, own) in dependencies.iter().enumerate() {
@@ -393,9 +468,9 @@ fn check_acyclic(ids: &[NodeId], dependencies: &[Vec<Dependency>]) -> OpResult<(
         }
     }
     let mut free: Vec<usize> = (0..ids.len()).filter(|&node| open[node] == 0).collect();
-    let mut taken = 0;
+    let mut order = Vec::with_capacity(ids.len());
     while let Some(node) = free.pop() {
-        taken += 1;
+        order.push(node);
         for &dependent in &dependents[node] {
             open[dependent] -= 1;
             if open[dependent] == 0 {
@@ -403,12 +478,12 @@ fn check_acyclic(ids: &[NodeId], dependencies: &[Vec<Dependency>]) -> OpResult<(
             }
         }
     }
-    if taken == ids.len() {
-        return Ok(());
+    if order.len() == ids.len() {
+        return Ok(order);
     }
     // What is left waits for a circle or is on one; going back along open dependencies ends up on it.
     let Some(mut node) = (0..ids.len()).find(|&node| open[node] > 0) else {
-        return Ok(());
+        return Ok(order);
     };
     for _ in 0..ids.len() {
         let back = dependencies[node]

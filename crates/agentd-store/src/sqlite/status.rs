@@ -83,7 +83,7 @@ struct NodeReader<'c> {
 const NODE_INFO: &str = "n.id, n.uuid, n.status, n.requires, n.priority, n.attempt, n.max_attempts, n.backoff_ms, \
      n.backoff_max_ms, n.not_before_ms, n.lease_id, n.lease_owner, n.lease_expires_ms, n.acquired_wall_ms, \
      n.fence, n.updated_wall_ms, s.name, s.payload_schema, s.work, r.result, \
-     (SELECT names FROM capability_sets c WHERE c.id = n.requires)";
+     (SELECT names FROM capability_sets c WHERE c.id = n.requires), s.fingerprint";
 
 impl NodeReader<'_> {
     fn read(&self, row: &Row<'_>) -> OpResult<NodeInfo> {
@@ -125,6 +125,7 @@ impl NodeReader<'_> {
                 .get::<_, Option<i64>>(9)?
                 .map(|ms| Timestamp { unix_ms: wall(ms) }),
             blocked_by: self.blocked_by.get(&id).cloned().unwrap_or_default(),
+            fingerprint: row.get(21)?,
         })
     }
 }
@@ -140,6 +141,7 @@ fn node_size(node: &NodeInfo) -> usize {
             .map_or(0, |result| result.text().len())
         + text(node.name.as_ref())
         + text(node.lease_owner.as_ref())
+        + text(node.fingerprint.as_ref())
         + node
             .work
             .as_ref()

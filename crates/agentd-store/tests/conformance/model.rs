@@ -4,7 +4,7 @@ use crate::locks::lock;
 use crate::support::*;
 use agentd_protocol::requests::*;
 use agentd_protocol::results::*;
-use agentd_protocol::{LeaseId, NodeSpec, NodeStatus, Reason};
+use agentd_protocol::{LeaseId, NodeRef, NodeSpec, NodeStatus, Reason};
 use agentd_store::{Command, Query};
 use proptest::prelude::*;
 
@@ -25,6 +25,8 @@ enum Step {
     Resume,
     Retry,
     Add(u8),
+    // A node that takes over the result of one, and depends on another.
+    Reuse(usize, usize),
     Reopen,
     Lock(u8),
     Unlock(usize),
@@ -44,6 +46,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::Resume),
         1 => Just(Step::Retry),
         1 => any::<u8>().prop_map(Step::Add),
+        2 => (any::<usize>(), any::<usize>()).prop_map(|(source, need)| Step::Reuse(source, need)),
         1 => Just(Step::Reopen),
         3 => any::<u8>().prop_map(Step::Lock),
         2 => any::<usize>().prop_map(Step::Unlock),
@@ -273,6 +276,26 @@ async fn run(shape: Vec<(Vec<usize>, Option<u8>)>, steps: Vec<Step>) {
                     (n % 2 == 0).then_some(n),
                 )];
                 let (nodes, new) = specs(&shape, model.nodes.len());
+                let params = AddNodes {
+                    task_id: task,
+                    nodes,
+                    idempotency_key: None,
+                };
+                let _: NodeIds = f.try_do(Command::AddNodes(params)).await.unwrap();
+                model.nodes.extend(new);
+            }
+            Step::Reuse(source, need) => {
+                let count = model.nodes.len();
+                let (source, need) = (source % count, need % count);
+                let (mut nodes, mut new) = specs(&[(vec![need], None)], count);
+                nodes[0].reuse = Some(NodeRef {
+                    task_id: task,
+                    node_id: node_id(source as u128 + 1),
+                });
+                let is_done = |at: usize| model.nodes[at].status == NodeStatus::Completed;
+                if is_done(source) && is_done(need) {
+                    new[0].status = NodeStatus::Completed;
+                }
                 let params = AddNodes {
                     task_id: task,
                     nodes,

@@ -369,6 +369,7 @@ async fn registration_is_refused_whole() {
             context: Json::empty_object(),
             initial_nodes: nodes.clone(),
             idempotency_key: None,
+            paused: false,
         };
         assert_eq!(f.refused(Command::RegisterTask(params)).await, reason);
         let add = AddNodes {

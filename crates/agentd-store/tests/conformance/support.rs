@@ -112,6 +112,7 @@ impl Fixture {
             context: Json::empty_object(),
             initial_nodes: nodes,
             idempotency_key: None,
+            paused: false,
         };
         self.try_do(Command::RegisterTask(params)).await.unwrap()
     }

@@ -3,7 +3,7 @@
 use crate::support::*;
 use agentd_protocol::requests::*;
 use agentd_protocol::results::*;
-use agentd_protocol::{Json, NodeStatus, Reason, TaskState};
+use agentd_protocol::{Json, NodeRef, NodeSpec, NodeStatus, Reason, TaskState};
 use agentd_store::{Command, Query, StoreError};
 use std::collections::HashSet;
 
@@ -116,6 +116,7 @@ async fn registering_twice_with_one_key_is_one_task() {
         context: Json::empty_object(),
         initial_nodes: vec![spec(), spec()],
         idempotency_key: Some("k".into()),
+        paused: false,
     };
     let first: RegisteredTask = f.try_do(Command::RegisterTask(params.clone())).await.unwrap();
     let f = f.reopen().await;
@@ -246,6 +247,7 @@ async fn a_key_is_free_again_when_its_task_is_pruned() {
         context: Json::empty_object(),
         initial_nodes: vec![spec()],
         idempotency_key: Some("k".into()),
+        paused: false,
     };
     let first: RegisteredTask = f.try_do(Command::RegisterTask(params.clone())).await.unwrap();
     let node = f.acquire(first.task_id).await.unwrap();
@@ -434,6 +436,7 @@ async fn deep_chains_and_wide_joins_work_without_recursion() {
         context: Json::default(),
         initial_nodes: circle,
         idempotency_key: None,
+        paused: false,
     };
     assert_eq!(
         f.refused(Command::RegisterTask(params)).await,
@@ -462,6 +465,112 @@ async fn deep_chains_and_wide_joins_work_without_recursion() {
     let join = f.acquire(task.task_id).await.unwrap();
     assert_eq!(join.context.completed_dependencies.len(), 10_000);
     f.complete(&join).await;
+    assert_eq!(f.status(task.task_id).await.state, TaskState::Completed);
+    f.check().await;
+}
+
+#[tokio::test]
+async fn results_of_an_earlier_task_are_taken_over_where_all_before_them_are() {
+    let f = Fixture::new();
+    let before = f
+        .register(vec![
+            after(1, &[]),
+            after(2, &[1]),
+            after(3, &[1]),
+            after(4, &[2]),
+        ])
+        .await;
+    for result in [r#"{"n": 1.50}"#, "\"two\""] {
+        let node = f.acquire(before.task_id).await.unwrap();
+        let _: Completed = f.try_do(complete(&node, result)).await.unwrap();
+    }
+    // In an order in which nothing comes after what it depends on.
+    let reuse = |id: u128, needs: &[u128], of: u128| NodeSpec {
+        reuse: Some(NodeRef {
+            task_id: before.task_id,
+            node_id: node_id(of),
+        }),
+        fingerprint: Some(format!("f{id}")),
+        ..after(id, needs)
+    };
+    let nodes = vec![
+        reuse(14, &[12], 4),
+        reuse(13, &[11], 3),
+        reuse(15, &[13], 2),
+        reuse(12, &[11], 2),
+        reuse(11, &[], 1),
+        reuse(16, &[], 99),
+    ];
+    let task = f.register(nodes).await;
+    let status = f.status(task.task_id).await;
+    use NodeStatus::{Completed as Done, Pending};
+    assert_eq!(
+        statuses(&status),
+        [Pending, Pending, Pending, Done, Done, Pending]
+    );
+    let kept = f.node(task.task_id, node_id(11)).await;
+    assert_eq!(kept.result_payload.unwrap().text(), r#"{"n": 1.50}"#);
+    assert_eq!((kept.attempt, kept.fingerprint.as_deref()), (0, Some("f11")));
+    assert!(kept.lease_id.is_none() && kept.acquired_at.is_none());
+    let entries: Vec<_> = f
+        .journal()
+        .await
+        .into_iter()
+        .filter(|entry| entry.task_id == Some(task.task_id) && entry.action_type == "COMPLETE_NODE")
+        .collect();
+    assert_eq!(entries.len(), 2);
+    assert_eq!(
+        entries[0].payload.to_value()["reused"]["task_id"],
+        before.task_id.to_string()
+    );
+    // What depends on them can run, and finds their results.
+    let next = f.acquire(task.task_id).await.unwrap();
+    assert_eq!(next.node_id, node_id(14));
+    assert_eq!(
+        next.context.completed_dependencies[0]
+            .result_payload
+            .as_ref()
+            .unwrap()
+            .text(),
+        "\"two\""
+    );
+    f.check().await;
+    let f = f.reopen().await;
+    assert_eq!(f.status(task.task_id).await.counts.completed, 2);
+
+    // A task of which nothing is left to do is finished as soon as it is registered.
+    let whole = f.register(vec![reuse(22, &[21], 2), reuse(21, &[], 1)]).await;
+    assert_eq!(f.status(whole.task_id).await.state, TaskState::Completed);
+    f.check().await;
+}
+
+#[tokio::test]
+async fn a_task_may_be_paused_from_the_beginning() {
+    let f = Fixture::new();
+    let params = RegisterTask {
+        goal: "later".into(),
+        context: Json::empty_object(),
+        initial_nodes: vec![after(1, &[])],
+        idempotency_key: Some("k".into()),
+        paused: true,
+    };
+    let task: RegisteredTask = f.try_do(Command::RegisterTask(params.clone())).await.unwrap();
+    assert_eq!(f.status(task.task_id).await.state, TaskState::Paused);
+    assert!(f.acquire(task.task_id).await.is_none());
+    let other = RegisterTask {
+        paused: false,
+        ..params
+    };
+    assert_eq!(
+        f.refused(Command::RegisterTask(other)).await,
+        Reason::IdempotencyConflict
+    );
+    let resume = Command::ResumeTask(TaskRef {
+        task_id: task.task_id,
+    });
+    let _: agentd_protocol::results::Ok = f.try_do(resume).await.unwrap();
+    let node = f.acquire(task.task_id).await.unwrap();
+    f.complete(&node).await;
     assert_eq!(f.status(task.task_id).await.state, TaskState::Completed);
     f.check().await;
 }

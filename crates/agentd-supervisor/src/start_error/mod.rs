@@ -2,7 +2,8 @@
 
 mod cause;
 
-use crate::access::{self, Want, shell_word, shell_words};
+use crate::access::{self, Want};
+use crate::shell;
 use crate::tools::ProcessUser;
 use cause::{Attempt, Cause};
 use serde::{Deserialize, Serialize};
@@ -89,14 +90,14 @@ fn closed(dir: &Path, user: Option<&ProcessUser>) -> Option<String> {
     Some(if shut.is_empty() {
         format!("{user} {denied}")
     } else {
-        format!("{user} {denied}; `chmod a+x {}` lets it", shell_words(&shut))
+        format!("{user} {denied}; `chmod a+x {}` lets it", shell::words(&shut))
     })
 }
 
 fn told(cause: &Cause, user: Option<&ProcessUser>) -> StartError {
     let why = match cause {
         Cause::NotExecutable(path) => {
-            let (path, word) = (path.display(), shell_word(path));
+            let (path, word) = (path.display(), shell::word(path));
             format!(
                 "{path} is not executable by {}; `chmod a+rx {word}` lets it",
                 shown(user)

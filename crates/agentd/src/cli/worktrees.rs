@@ -6,7 +6,7 @@ use crate::failure::{Exit, Failure};
 use agentd_protocol::requests::{NoParams, PruneWorktrees};
 use agentd_protocol::results::{PrunedWorktree, PrunedWorktrees, SavedWork, WorktreeInfo, WorktreeList};
 use agentd_protocol::{Method, SessionId};
-use agentd_runner::shell;
+use agentd_supervisor::shell;
 use clap::{Args, Subcommand};
 
 /// Look at the worktrees that sessions left, and remove those that are not needed: list, prune

@@ -153,6 +153,7 @@ pub(super) fn specs(nodes: Vec<NodeArgs>, key: &str, reach: Reach) -> Result<Vec
             priority: node.priority,
             capabilities: node.capabilities,
             retry: node.retry,
+            ..NodeSpec::default()
         });
     }
     Ok(specs)
@@ -212,6 +213,7 @@ impl Shared {
                     context: args.context.map_or_else(Json::empty_object, Json::from),
                     initial_nodes: nodes,
                     idempotency_key: Some(key),
+                    paused: false,
                 };
                 let asked = self.daemon.ask(Method::RegisterTask, &request, Again::Yes).await;
                 let task: RegisteredTask = asked.map_err(named_too)?;

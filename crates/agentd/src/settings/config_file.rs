@@ -2,7 +2,7 @@
 
 use agentd_config::file::FileError;
 use agentd_config::{Config, ConfigError, DaemonConfig};
-use agentd_supervisor::access::shell_word;
+use agentd_supervisor::shell;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -177,7 +177,7 @@ impl ConfigSource {
 /// Refuses what others could have written: it says which programs run as the daemon's user. Gives what should be said
 /// about it otherwise.
 fn trusted(path: &Path, owner: u32, mode: u32, uid: u32) -> Result<Option<String>, String> {
-    let (path, word) = (path.display(), shell_word(path));
+    let (path, word) = (path.display(), shell::word(path));
     if owner != 0 && owner != uid {
         return Err(format!(
             "{path} belongs to another user (uid {owner}), who could have agentd run anything; `chown` it to this user \

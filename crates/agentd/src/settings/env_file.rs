@@ -1,6 +1,6 @@
 //! The env file: `NAME=value` lines, read without touching the process's own environment.
 
-use agentd_supervisor::access::shell_word;
+use agentd_supervisor::shell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
@@ -42,7 +42,7 @@ pub(crate) fn read(path: &Path) -> Result<Option<EnvFile>, String> {
             "the env file {path} can be read by other users (mode {mode:03o}), and it is where keys are kept; \
              `chmod 600 {word}` closes it",
             path = path.display(),
-            word = shell_word(path),
+            word = shell::word(path),
             mode = metadata.mode() & 0o777
         ));
     }

@@ -7,7 +7,7 @@ mod config_file;
 mod env_file;
 mod environment;
 
-use agentd_supervisor::access::shell_word;
+use agentd_supervisor::shell;
 use config_file::ConfigFile;
 pub(crate) use config_file::{ConfigSource, SettingsError};
 pub(crate) use environment::Environment;
@@ -192,7 +192,7 @@ impl Settings {
         if metadata.permissions().mode() & 0o002 != 0 && metadata.mode() & 0o1000 == 0 {
             return Err(format!(
                 "{home} can be written by everybody, who could replace the database; `chmod o-w {}`",
-                shell_word(&self.home)
+                shell::word(&self.home)
             ));
         }
         Ok(())

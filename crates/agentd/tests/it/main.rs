@@ -16,6 +16,7 @@ mod files;
 mod flood;
 mod forge;
 mod locks;
+mod plans;
 mod plugins;
 mod programs;
 mod remote;

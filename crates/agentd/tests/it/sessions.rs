@@ -17,7 +17,7 @@ use std::path::PathBuf;
 const WAIT: &str = r#"until [ -e "$AGENTD_RUN_DIR/go" ]; do sleep 0.02; done"#;
 
 /// An agent's table: a script of `sh`, to which the prompt is `$1`.
-fn agent(name: &str, script: &str, more: &str) -> String {
+pub(crate) fn agent(name: &str, script: &str, more: &str) -> String {
     let script = toml_text(script);
     format!(
         "[[agents]]\nname = \"{name}\"\nruntime = \"process\"\nharness = \"custom\"\nprompt = \"as declared\"\n\
@@ -25,16 +25,16 @@ fn agent(name: &str, script: &str, more: &str) -> String {
     )
 }
 
-fn toml_text(text: &str) -> String {
+pub(crate) fn toml_text(text: &str) -> String {
     // JSON's escapes are TOML's, too.
     json!(text).to_string()
 }
 
-fn declare(env: &TestEnvironment, agents: &[String]) {
+pub(crate) fn declare(env: &TestEnvironment, agents: &[String]) {
     env.write(".agentd/agentd.toml", &agents.concat());
 }
 
-fn with(agents: &[String]) -> (TestEnvironment, Daemon) {
+pub(crate) fn with(agents: &[String]) -> (TestEnvironment, Daemon) {
     let env = TestEnvironment::new();
     declare(&env, agents);
     let daemon = env.daemon();

@@ -120,6 +120,6 @@ fn unreadable(source: &Source<'_>, uid: u32, error: &StepError) -> StepError {
         "the agent's user {uid} cannot read the repository {}: {error}; `setfacl -R -m u:{uid}:rX -m d:u:{uid}:rX {}` \
          lets it, where the directories above may be entered",
         source.common.path.display(),
-        crate::shell::word(&objects)
+        agentd_supervisor::shell::word(&objects)
     ))
 }

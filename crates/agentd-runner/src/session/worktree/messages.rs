@@ -15,7 +15,12 @@ pub(super) fn unmerged(
 ) -> WorkspaceReport {
     let by_hand = branch
         .and_then(|branch| Some((branch, worktree.base_branch.as_ref()?)))
-        .map(|(branch, _)| format!(". To merge by hand: git merge {}", crate::shell::word(branch)));
+        .map(|(branch, _)| {
+            format!(
+                ". To merge by hand: git merge {}",
+                agentd_supervisor::shell::word(branch)
+            )
+        });
     let message = format!(
         "not merged: {why}; {}{}",
         kept(worktree, work, branch),
@@ -53,7 +58,7 @@ pub(super) fn kept(worktree: &Worktree, work: &Work, branch: Option<&str>) -> St
 
 /// Git refuses to look at what belongs to another user, unless it is told that this is meant.
 fn foreign_status(path: &Path) -> String {
-    let path = crate::shell::word(path);
+    let path = agentd_supervisor::shell::word(path);
     format!("git -c safe.directory={path} -C {path} status")
 }
 
@@ -79,7 +84,7 @@ pub(super) fn kept_names(worktree: &Worktree) -> String {
         let short: String = saved.commit.chars().take(12).collect();
         let command = format!(
             "branch recovered-{short} {}",
-            crate::shell::word(&saved.reference)
+            agentd_supervisor::shell::word(&saved.reference)
         );
         format!(
             "; {} as {}: `{}` makes a branch of it",

@@ -319,7 +319,7 @@ pub(in super::super) fn commit(git: &Git, git_dir: &Path, name: &str) -> Result<
 
 /// A command for people, with the path as a shell reads it.
 pub(in super::super) fn command_line(path: &Path, command: &str) -> String {
-    format!("git -C {} {command}", crate::shell::word(path))
+    format!("git -C {} {command}", agentd_supervisor::shell::word(path))
 }
 
 pub(super) fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {

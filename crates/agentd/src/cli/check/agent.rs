@@ -9,7 +9,7 @@ use agentd_runner::runtime::engine::{Engine, Owner};
 use agentd_runner::session::secrets::SecretStore;
 use agentd_runner::session::{materials, mission, own, workspace};
 use agentd_store::sqlite::HomeNumbers;
-use agentd_supervisor::access::shell_word;
+use agentd_supervisor::shell;
 use agentd_supervisor::start_error;
 use agentd_supervisor::tools::ProcessUser;
 use std::ffi::OsStr;
@@ -115,7 +115,7 @@ fn workspace(
             let shown = path.display();
             let message = format!(
                 "workspace_mode = \"worktree\", and {shown} is in no git repository; `git init {}` makes one",
-                shell_word(path)
+                shell::word(path)
             );
             findings.push(Finding::error(key, message));
         }

@@ -1,7 +1,7 @@
 //! Where a plugin's program is, as its own environment and directory have it.
 
 use agentd_config::{Plugin, PluginSource};
-use agentd_supervisor::access::shell_word;
+use agentd_supervisor::shell;
 use nix::unistd::{AccessFlags, access};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -46,7 +46,7 @@ pub(crate) fn find(command: &[String], path: &str, workdir: Option<&Path>) -> Re
         Some(file) => format!(
             "{} is not executable; `chmod a+rx {}` lets it be run",
             file.display(),
-            shell_word(file)
+            shell::word(file)
         ),
         None if program.contains('/') => format!("there is no program {}", candidates[0].display()),
         None => {

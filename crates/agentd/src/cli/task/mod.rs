@@ -2,6 +2,8 @@
 
 mod agents;
 mod change;
+mod keep;
+mod merged;
 mod progress;
 mod reclaim;
 mod register;

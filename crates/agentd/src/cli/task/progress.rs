@@ -5,6 +5,7 @@
 
 use super::super::Context;
 use super::super::values::shown_duration;
+use super::merged::{self, Branch};
 use super::report::{node_name, node_pages, shown_counts, shown_error};
 use crate::console::{Tone, one_line, shortened};
 use crate::endpoint::Reconnect;
@@ -228,10 +229,11 @@ impl<'a> Progress<'a> {
         }
         let text = self.sentence(entry);
         // A bar shows what runs; above it stands what went wrong.
-        let remarkable = !matches!(
-            entry.action_type.as_str(),
-            action::ACQUIRE_NODE | action::COMPLETE_NODE
-        );
+        let remarkable = match entry.action_type.as_str() {
+            action::ACQUIRE_NODE => false,
+            action::COMPLETE_NODE => unmerged(entry).is_some(),
+            _ => true,
+        };
         if let Some(text) = text
             && (remarkable || self.display != Display::Bar)
         {
@@ -272,7 +274,14 @@ impl<'a> Progress<'a> {
                     by.unwrap_or_default()
                 )
             }
-            action::COMPLETE_NODE => format!("{}  {name}{took}", toned(Tone::Good, "done")),
+            action::COMPLETE_NODE => {
+                let unmerged = unmerged(entry).map(|branch| format!(": not merged: {}", branch.shown()));
+                format!(
+                    "{}  {name}{took}{}",
+                    toned(Tone::Good, "done"),
+                    unmerged.unwrap_or_default()
+                )
+            }
             action::FAIL_NODE => {
                 let payload = payload();
                 let why = shown_error(&payload["error"]);
@@ -312,6 +321,11 @@ impl<'a> Progress<'a> {
         }
         Some(sentence)
     }
+}
+
+/// The branch that a completed node's work is still on.
+fn unmerged(entry: &JournalEntry) -> Option<Branch> {
+    merged::branch_of(&entry.payload.to_value()["result"]).filter(|branch| !branch.is_merged)
 }
 
 async fn next(subscription: &mut Subscription) -> Result<JournalEntry, ClientError> {

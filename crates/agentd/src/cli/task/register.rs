@@ -1,17 +1,19 @@
 //! From a plan on the command line to a task: the one that an earlier run left unfinished, or a new one.
 //!
-//! A run's task is registered under the idempotency key `run:<plan and arguments>:<number>`. Every step may be
-//! the last before a crash: the same command then finds the newest such task and goes on from what is there.
+//! A run's task is registered under the idempotency key `run:<place>:<plan and arguments>:<number>`. Every step may be
+//! the last before a crash: the same command then finds the newest such task and goes on from what is there. When the plan
+//! has changed, the newest task of the same place is the run before.
 
 use super::super::Context;
 use super::super::values::count;
+use super::keep::{self, Kept};
 use crate::console::Tone;
 use crate::failure::{Exit, Failure};
 use agentd_client::{Client, ClientError};
 use agentd_protocol::requests::{CancelTask, ListTasks, RetryNodes};
 use agentd_protocol::results::{CancelledTask, NodeIds, TaskList, TaskSummary};
 use agentd_protocol::{Method, Reason, TaskId, TaskState};
-use agentd_runner::plan::{Arguments, BoundPlan, Plan, PlanError};
+use agentd_runner::plan::{Arguments, BoundPlan, EarlierRun, Plan, PlanError, Registration};
 use clap::Args;
 use std::path::{Path, PathBuf};
 
@@ -93,7 +95,7 @@ impl From<PlanError> for Failure {
 pub(super) enum Wish {
     /// It goes on when it is unfinished.
     Continue,
-    /// It goes on when it has failed as well.
+    /// It goes on when it has failed as well; when the plan has changed, what still stands of it is kept.
     Retry,
     /// It is cancelled when it is unfinished.
     Afresh,
@@ -105,9 +107,42 @@ pub(super) struct Registered {
     pub(super) task_id: TaskId,
     /// It had begun before.
     pub(super) continued: bool,
+    /// What it took over from a run before, whose plan was another.
+    pub(super) kept: Option<Kept>,
 }
 
-/// Finds or makes the task of a plan.
+/// How a plan's tasks are found.
+struct Keys {
+    /// What the keys of all runs of this place begin with.
+    place: String,
+    /// The same of those whose plan means the same.
+    same: String,
+    /// The same as versions before this one had it.
+    old: String,
+}
+
+impl Keys {
+    fn of(plan: &BoundPlan) -> Self {
+        let place = format!("run:{}:", plan.place_key());
+        Self {
+            same: format!("{place}{}:", plan.run_key()),
+            old: format!("run:{}:", plan.text_key()),
+            place,
+        }
+    }
+
+    /// The number of a task, and what its key begins with.
+    fn number<'a>(&'a self, task: &TaskSummary) -> (&'a str, u64) {
+        let key = task.idempotency_key.as_deref().unwrap_or_default();
+        let number = |prefix: &str| key.strip_prefix(prefix)?.parse().ok();
+        match number(&self.old) {
+            Some(own) => (&self.old, own),
+            None => (&self.same, number(&self.same).unwrap_or_default()),
+        }
+    }
+}
+
+/// Finds or makes the task of a plan. A new one is `paused` when that is asked for.
 ///
 /// # Errors
 /// As the calls. The same again goes on from where it stopped.
@@ -116,69 +151,128 @@ pub(super) async fn register(
     client: &mut Client,
     plan: &BoundPlan,
     wish: &mut Wish,
+    paused: bool,
 ) -> Result<Registered, Failure> {
-    let prefix = format!("run:{}:", plan.run_key());
-    let nodes_total = plan.plan().node_names().count() as u64;
-    let newest = newest(client, &prefix).await?;
+    let keys = Keys::of(plan);
+    let same = match newest(client, &keys.same).await? {
+        Some(task) => Some(task),
+        None => newest(client, &keys.old).await?,
+    };
     let mut number = 1;
-    if let Some(task) = newest {
-        let own = task
-            .idempotency_key
-            .as_deref()
-            .and_then(|key| key.strip_prefix(&prefix)?.parse::<u64>().ok());
-        let own = own.unwrap_or_default();
-        let whole = task.counts.total() >= nodes_total;
-        let mut unfinished = task.state != TaskState::Cancelled && !(whole && task.state.is_finished());
-        if *wish == Wish::Retry && task.state == TaskState::Failed {
-            let request = RetryNodes {
-                task_id: task.task_id,
-                node_ids: Vec::new(),
-            };
-            let retried: NodeIds = client.call(Method::RetryNodes, &request).await?;
-            context.console.status(&format!(
-                "{} can run again",
-                count(retried.node_ids.len() as u64, "failed node")
-            ));
-            unfinished = true;
-        }
-        if unfinished && *wish != Wish::Afresh {
-            say_continued(context, &task, whole);
-            // What is whole needs nothing; and an agentd of another version might put it in other words.
-            if !whole {
-                plan.registration(&format!("{prefix}{own}"))?
-                    .submit(client)
-                    .await?;
-            }
-            return Ok(Registered {
-                task_id: task.task_id,
-                continued: true,
-            });
-        }
-        if unfinished {
-            cancel(context, client, task.task_id).await?;
-        } else if task.state == TaskState::Failed && *wish == Wish::Continue {
-            context.console.status(&format!(
-                "the run before failed (task {}); this one starts afresh, and --retry would have gone on with that one",
-                task.task_id
-            ));
+    let mut earlier = None;
+    if let Some(task) = same {
+        let (prefix, own) = keys.number(&task);
+        let key = format!("{prefix}{own}");
+        if let Some(continued) = go_on(context, client, plan, *wish, paused, &task, &key).await? {
+            return Ok(continued);
         }
         // From here on a second attempt is to find what this one made.
         *wish = Wish::Continue;
-        number = own + 1;
+        if prefix == keys.same {
+            number = own + 1;
+        }
+    } else {
+        earlier = before(context, client, &keys, *wish).await?;
     }
-    let task_id = plan
-        .registration(&format!("{prefix}{number}"))?
-        .submit(client)
-        .await?;
+    let kept = earlier
+        .as_ref()
+        .map(|earlier| keep::summary(context, plan, earlier));
+    let registration = plan.registration(&format!("{}{number}", keys.same), earlier.as_ref())?;
+    let task_id = paused_if(registration, paused).submit(client).await?;
     context.console.status(&format!(
         "task {task_id}: {}, {}",
         crate::console::one_line(plan.goal()),
-        count(nodes_total, "node")
+        count(plan.plan().node_names().count() as u64, "node")
     ));
     Ok(Registered {
         task_id,
         continued: false,
+        kept,
     })
+}
+
+fn paused_if(registration: Registration, paused: bool) -> Registration {
+    match paused {
+        true => registration.paused(),
+        false => registration,
+    }
+}
+
+/// Goes on with the newest task of the same plan, if that is wished and can be; else makes way for a new one.
+async fn go_on(
+    context: &Context,
+    client: &mut Client,
+    plan: &BoundPlan,
+    wish: Wish,
+    paused: bool,
+    task: &TaskSummary,
+    key: &str,
+) -> Result<Option<Registered>, Failure> {
+    let whole = task.counts.total() >= plan.plan().node_names().count() as u64;
+    let mut unfinished = task.state != TaskState::Cancelled && !(whole && task.state.is_finished());
+    if wish == Wish::Retry && task.state == TaskState::Failed {
+        let request = RetryNodes {
+            task_id: task.task_id,
+            node_ids: Vec::new(),
+        };
+        let retried: NodeIds = client.call(Method::RetryNodes, &request).await?;
+        context.console.status(&format!(
+            "{} can run again",
+            count(retried.node_ids.len() as u64, "failed node")
+        ));
+        unfinished = true;
+    }
+    if unfinished && wish != Wish::Afresh {
+        say_continued(context, task, whole);
+        // What is whole needs nothing; and an agentd of another version might put it in other words.
+        if !whole {
+            let earlier = keep::earlier_of(client, task.task_id).await?;
+            let registration = plan.registration(key, earlier.as_ref())?;
+            paused_if(registration, paused).submit(client).await?;
+        }
+        return Ok(Some(Registered {
+            task_id: task.task_id,
+            continued: true,
+            kept: None,
+        }));
+    }
+    if unfinished {
+        cancel(context, client, task.task_id).await?;
+    } else if task.state == TaskState::Failed && wish == Wish::Continue {
+        context.console.status(&format!(
+            "the run before failed (task {}); this one starts afresh, and --retry would have gone on with that one",
+            task.task_id
+        ));
+    }
+    Ok(None)
+}
+
+/// The run before of a plan that has changed since, when its results are to be kept. It is over by then: two runs of one
+/// plan would do the same work twice. Should this process end here, the next one finds it again.
+async fn before(
+    context: &Context,
+    client: &mut Client,
+    keys: &Keys,
+    wish: Wish,
+) -> Result<Option<EarlierRun>, Failure> {
+    let Some(task) = newest(client, &keys.place).await? else {
+        if wish == Wish::Retry {
+            let text = "there is no run of this plan with these arguments to go on with; all nodes run";
+            context.console.status(text);
+        }
+        return Ok(None);
+    };
+    if wish == Wish::Continue {
+        keep::say_changed(context, &task);
+        return Ok(None);
+    }
+    if !task.state.is_finished() {
+        cancel(context, client, task.task_id).await?;
+    }
+    match wish {
+        Wish::Retry => Ok(Some(keep::earlier(client, task.task_id).await?)),
+        Wish::Continue | Wish::Afresh => Ok(None),
+    }
 }
 
 async fn newest(client: &mut Client, prefix: &str) -> Result<Option<TaskSummary>, ClientError> {

@@ -1,6 +1,7 @@
 //! What a task came to, for people and for programs.
 
 use super::super::values::{count, shown_duration};
+use super::merged;
 use crate::console::{Console, Field, Tone, one_line, shortened};
 use crate::failure::Failure;
 use agentd_client::Client;
@@ -9,6 +10,7 @@ use agentd_protocol::results::{GetNodeResult, TaskStatusResult};
 use agentd_protocol::{
     AgentWork, Json, Method, NodeId, NodeInfo, NodeStatus, StatusCounts, TaskId, TaskState, Work,
 };
+use agentd_runner::worker::output::{self, NodeOutput};
 use serde_json::Value;
 use std::collections::HashMap;
 
@@ -16,6 +18,8 @@ use std::collections::HashMap;
 const PAGE: u32 = 500;
 /// Failed nodes whose errors are fetched to be shown.
 const ERRORS_SHOWN_MAX: usize = 20;
+/// Nodes of agents whose results are fetched to see whether their work is merged.
+const BRANCHES_LOOKED_AT_MAX: usize = 1000;
 
 /// A task with its nodes, fetched page by page, up to `nodes_max` of them.
 ///
@@ -63,8 +67,8 @@ pub(super) async fn whole_node(
     Ok(found.node)
 }
 
-/// Puts the errors of the first few failed nodes, and what the completed ones of a small task came to, into a
-/// status that was fetched without.
+/// Puts the errors of the first few failed nodes, what the completed ones of a small task came to, and what became of
+/// agents' work into a status that was fetched without.
 ///
 /// # Errors
 /// As the calls.
@@ -72,16 +76,19 @@ pub(super) async fn add_payloads(
     client: &mut Client,
     status: &mut TaskStatusResult,
 ) -> Result<(), agentd_client::ClientError> {
-    let mut errors = 0;
+    let (mut errors, mut branches) = (0, 0);
     let small = status.nodes.len() <= 50;
     let task = status.task.id;
     for node in &mut status.nodes {
+        let ended = matches!(node.status, NodeStatus::Completed | NodeStatus::Failed);
+        branches += usize::from(ended && merged::may_have_branch(node));
+        let has_branch = merged::may_have_branch(node) && branches <= BRANCHES_LOOKED_AT_MAX;
         let wanted = match node.status {
             NodeStatus::Failed => {
                 errors += 1;
-                errors <= ERRORS_SHOWN_MAX
+                errors <= ERRORS_SHOWN_MAX || has_branch
             }
-            NodeStatus::Completed => small,
+            NodeStatus::Completed => small || has_branch,
             NodeStatus::Pending | NodeStatus::Running => false,
         };
         if wanted {
@@ -177,13 +184,29 @@ fn note(node: &NodeInfo, names: &HashMap<NodeId, String>) -> String {
                 _ => format!("by {short}"),
             }
         }
-        (NodeStatus::Failed, _) => node
-            .result_payload
-            .as_ref()
-            .map(|error| shown_error(&error.to_value()))
-            .unwrap_or_default(),
+        (NodeStatus::Completed | NodeStatus::Failed, _) => ended_note(node),
         _ => String::new(),
     }
+}
+
+fn ended_note(node: &NodeInfo) -> String {
+    let payload = node.result_payload.as_ref().map(Json::to_value);
+    let branch = payload.as_ref().and_then(merged::branch_of);
+    let mut parts = Vec::new();
+    // Nothing else is completed without an attempt.
+    if node.status == NodeStatus::Completed && node.attempt == 0 {
+        parts.push("kept from the run before".to_owned());
+    }
+    if node.status == NodeStatus::Failed {
+        parts.extend(payload.as_ref().map(shown_error));
+    }
+    parts.extend(branch.map(|branch| match (branch.is_merged, node.status) {
+        (true, _) => format!("branch {} is merged", branch.name),
+        // Why is in the error.
+        (false, NodeStatus::Failed) => format!("branch {} is not merged", branch.name),
+        (false, _) => format!("not merged: {}", branch.shown()),
+    }));
+    parts.join("; ")
 }
 
 /// An error payload in one sentence.
@@ -244,7 +267,7 @@ pub(super) struct Outcome {
     /// What its command wrote as its value, if it did.
     pub(super) value: Option<Value>,
     /// What its command printed.
-    pub(super) stdout: Option<String>,
+    pub(super) output: Option<NodeOutput>,
     /// The whole, as the node was completed with it.
     pub(super) payload: Json,
 }
@@ -275,24 +298,22 @@ pub(super) async fn outcome(
 
 fn outcome_of(node: String, work: Option<&Work>, payload: Json) -> Outcome {
     let mut fields = payload.to_value();
-    let printed = if matches!(work, Some(Work::Agent(AgentWork { command: None, .. }))) {
-        // What the agent left is the result as a whole; if it left nothing, there is what it printed.
-        let output = fields["session_id"]
-            .as_str()
-            .and_then(|_| fields["output"].as_str());
-        match output.map(str::to_owned) {
-            Some(output) => (None, Some(output)),
-            None => (Some(fields), None),
-        }
+    let is_agents = matches!(work, Some(Work::Agent(AgentWork { command: None, .. })));
+    // What the agent left is the result as a whole; if it left nothing, there is what it printed.
+    let is_own = is_agents && !(fields["session_id"].is_string() && fields["output"].is_string());
+    let (value, output) = if is_own {
+        (Some(fields), None)
     } else {
-        let stdout = fields["stdout"].as_str().map(str::to_owned);
-        (fields.get_mut("value").map(Value::take), stdout)
+        let value = match is_agents {
+            true => None,
+            false => fields.get_mut("value").map(Value::take),
+        };
+        (value, output::of_result(payload.text()))
     };
-    let (value, stdout) = printed;
     Outcome {
         node,
         value,
-        stdout,
+        output,
         payload,
     }
 }
@@ -329,7 +350,10 @@ mod tests {
         });
         let shown = |work: Option<&Work>, payload: Value| {
             let outcome = outcome_of("n".into(), work, payload.into());
-            (outcome.value, outcome.stdout)
+            let printed = outcome
+                .output
+                .map(|output| String::from_utf8(output.bytes).unwrap());
+            (outcome.value, printed)
         };
         let command = json!({ "exit_code": 0, "stdout": "o", "value": [1] });
         assert_eq!(

@@ -11,6 +11,7 @@
 use super::super::Context;
 use super::super::values::{self, shown_duration};
 use super::super::worker::{remarkable, worker};
+use super::merged;
 use super::progress::{Display, Progress};
 use super::reclaim::reclaim;
 use super::register::{PlanArgs, Registered, Wish, register};
@@ -22,7 +23,10 @@ use crate::failure::{Exit, Failure};
 use agentd_protocol::results::TaskStatusResult;
 use agentd_protocol::{NodeStatus, Reason, TaskState};
 use agentd_runner::plan::BoundPlan;
+use agentd_runner::worker::output::NodeOutput;
 use agentd_runner::worker::{Shutdown, WorkerEvent};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use clap::Args;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -37,6 +41,9 @@ const ROWS_MAX: usize = 100;
 The same plan with the same arguments goes on with the task that is unfinished: interrupted, killed, or with failed
 nodes that may run again (--retry, or `agentd task retry`). No completed node runs twice. When that task is finished,
 the same command starts afresh.
+
+When the plan has changed, --retry keeps the results of finished nodes that did not change and need nothing that did, says
+which those are, and runs the others. Comments and layout are no change.
 
 The daemon that runs is used; when none runs, this process is the daemon for as long as the run takes, so that
 `agentd task list` and the like work meanwhile.
@@ -58,7 +65,8 @@ pub(crate) struct RunArgs {
     /// Start afresh, and cancel the unfinished task of the same plan and arguments
     #[arg(long)]
     new: bool,
-    /// When the run before failed, let its failed nodes run again instead of starting afresh
+    /// Go on with the run before: its failed nodes run again; when the plan has changed since, its finished nodes are kept
+    /// where nothing changed
     #[arg(long, conflicts_with = "new")]
     retry: bool,
     /// How many commands at once [default: the number of processors]
@@ -142,7 +150,7 @@ impl RunArgs {
             let mut client = Reconnect::quietly(context).client().await?;
             let attempt = async {
                 super::agents::check(&mut client, plan).await?;
-                let registered = register(context, &mut client, plan, &mut wish).await?;
+                let registered = register(context, &mut client, plan, &mut wish, false).await?;
                 if registered.continued {
                     reclaim(context, &mut client, registered.task_id).await?;
                 }
@@ -291,18 +299,13 @@ fn show(
         shown_counts(&status.counts),
         shown_duration(ms)
     ));
-    if let Some(outcome) = outcome {
-        context.console.status(&format!("result of {}:", outcome.node));
-        let text = match (&outcome.value, &outcome.stdout) {
-            (Some(Value::String(text)), _) => text.clone(),
-            (Some(value), _) if !value.is_null() => serde_json::to_string_pretty(value).unwrap_or_default(),
-            (_, Some(stdout)) => stdout.clone(),
-            _ => outcome.payload.text().to_owned(),
-        };
-        context.console.raw(&text)?;
-        if !text.is_empty() && !text.ends_with('\n') {
-            context.console.raw("\n")?;
-        }
+    for line in merged::unmerged(&status.nodes) {
+        context
+            .console
+            .status(&context.console.toned_status(Tone::Active, &line));
+    }
+    if let Some(outcome) = &outcome {
+        show_result(context, outcome)?;
     }
     if status.state == TaskState::Failed {
         context.console.status(
@@ -310,6 +313,39 @@ fn show(
         );
     }
     Ok(exit)
+}
+
+fn show_result(context: &Context, outcome: &Outcome) -> Result<(), Failure> {
+    context.console.status(&format!("result of {}:", outcome.node));
+    let text = match &outcome.value {
+        Some(Value::String(text)) => text.clone(),
+        Some(value) if !value.is_null() => serde_json::to_string_pretty(value).unwrap_or_default(),
+        _ => match &outcome.output {
+            Some(output) => return show_output(context, output),
+            None => outcome.payload.text().to_owned(),
+        },
+    };
+    context.console.raw(&text)?;
+    if !text.is_empty() && !text.ends_with('\n') {
+        context.console.raw("\n")?;
+    }
+    Ok(())
+}
+
+// Byte for byte: it may be what another program reads. Only a text's last line is given its end.
+fn show_output(context: &Context, output: &NodeOutput) -> Result<(), Failure> {
+    context.console.raw(&output.bytes)?;
+    let ends = output.bytes.last().is_none_or(|&byte| byte == b'\n');
+    if !ends && std::str::from_utf8(&output.bytes).is_ok() {
+        context.console.raw("\n")?;
+    }
+    if output.omitted_bytes > 0 {
+        context.console.status(&format!(
+            "{} bytes of it were not kept; what is large belongs in a file in $AGENTD_ARTIFACTS",
+            output.omitted_bytes
+        ));
+    }
+    Ok(())
 }
 
 fn document(registered: &Registered, status: &TaskStatusResult, outcome: Option<&Outcome>) -> Value {
@@ -323,7 +359,7 @@ fn document(registered: &Registered, status: &TaskStatusResult, outcome: Option<
                 .map(agentd_protocol::Json::to_value)
                 .unwrap_or_default();
             let error = (node.status == NodeStatus::Failed).then(|| shown_error(&payload));
-            json!({
+            let mut shown = json!({
                 "id": node.id,
                 "name": node.name,
                 "status": node.status,
@@ -331,15 +367,34 @@ fn document(registered: &Registered, status: &TaskStatusResult, outcome: Option<
                 "duration_ms": payload["duration_ms"],
                 "error": error,
                 "blocked_by": node.blocked_by,
-            })
+            });
+            if let Some(branch) = merged::branch_of(&payload) {
+                shown["branch"] = branch.name.into();
+                shown["merged"] = branch.is_merged.into();
+                shown["reason"] = branch.reason.into();
+            }
+            shown
         })
         .collect();
-    let result = outcome
-        .map(|outcome| json!({ "node": outcome.node, "value": outcome.value, "stdout": outcome.stdout }));
+    let result = outcome.map(|outcome| {
+        let mut result = json!({ "node": outcome.node, "value": outcome.value, "stdout": null });
+        if let Some(output) = &outcome.output {
+            result["stdout"] = String::from_utf8_lossy(&output.bytes).into();
+            if std::str::from_utf8(&output.bytes).is_err() {
+                result["stdout_base64"] = STANDARD.encode(&output.bytes).into();
+            }
+            if output.omitted_bytes > 0 {
+                result["stdout_omitted_bytes"] = output.omitted_bytes.into();
+            }
+        }
+        result
+    });
     json!({
         "task_id": registered.task_id,
         "state": status.state,
         "continued": registered.continued,
+        "kept_from": registered.kept.as_ref().map(|kept| kept.from),
+        "kept": registered.kept.as_ref().map(|kept| &kept.nodes),
         "counts": status.counts,
         "nodes": nodes,
         "result": result,

@@ -1,8 +1,9 @@
 //! `agentd task list` and `agentd task status`.
 
 use super::super::{Context, values};
+use super::merged;
 use super::report::{add_payloads, node_pages, shown_counts, state_tone, table};
-use crate::console::{Field, one_line, shortened};
+use crate::console::{Field, Tone, one_line, shortened};
 use crate::failure::{Exit, Failure};
 use agentd_protocol::requests::ListTasks;
 use agentd_protocol::results::TaskList;
@@ -124,6 +125,11 @@ impl StatusArgs {
         ])?;
         context.console.line("")?;
         table(&context.console, &status.nodes, values::now_secs())?;
+        for line in merged::unmerged(&status.nodes) {
+            context
+                .console
+                .line(&context.console.toned(Tone::Active, &line))?;
+        }
         let left = status.counts.total().saturating_sub(status.nodes.len() as u64);
         if left > 0 {
             let more = values::count(left, "more node");
