@@ -115,6 +115,14 @@ pub struct Users {
     pub shown_as_agent: Option<(u32, u32)>,
 }
 
+impl Users {
+    /// The user and group that a session's worktree belongs to while its agent runs.
+    #[must_use]
+    pub fn of_worktree(&self) -> (u32, u32) {
+        self.shown_as_agent.unwrap_or((self.host_uid, self.host_gid))
+    }
+}
+
 /// A directory of the workspace's owner that is at the same place inside.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Also {

@@ -1,15 +1,16 @@
 //! How a user is let into a workspace that belongs to another: as a command that can be run as it is printed.
 
-use agentd_supervisor::access::Denied;
+use agentd_supervisor::access::{Denied, Want};
 use agentd_supervisor::shell;
 use rustix::io::Errno;
 use std::path::Path;
 
-/// What gives `user` what it was denied, or another way out where no right would help.
-pub(super) fn advice(denied: &Denied, workspace: &Path, user: u32, path: &str) -> String {
+/// What gives `user` what it was denied, to read or to write, or another way out where no right would help. `path`: where
+/// programs are looked for.
+pub(crate) fn advice(denied: &Denied, place: &Path, user: u32, want: Want, path: &str) -> String {
     const PODMAN: &str = "choose the runtime podman, which works as the workspace's owner";
     if denied.own.is_some() && !denied.lacks_right() {
-        return format!("no right would let it write there: choose another workspace, or {PODMAN}");
+        return format!("no right would let it in there: choose another workspace, or {PODMAN}");
     }
     let mut commands = Vec::new();
     let mut uses_lists = false;
@@ -22,13 +23,18 @@ pub(super) fn advice(denied: &Denied, workspace: &Path, user: u32, path: &str) -
             commands.push(super::opening(closed));
         }
     }
-    let word = shell::word(workspace);
+    let word = shell::word(place);
     if denied.own.is_some() {
-        if has_access_lists(workspace) {
+        let rights = if want == Want::Write { "rwX" } else { "rX" };
+        if has_access_lists(place) {
             uses_lists = true;
-            commands.push(format!("setfacl -R -m u:{user}:rwX -m d:u:{user}:rwX {word}"));
-        } else {
+            commands.push(format!(
+                "setfacl -R -m u:{user}:{rights} -m d:u:{user}:{rights} {word}"
+            ));
+        } else if want == Want::Write {
             commands.push(format!("chown -R {user}:{user} {word}"));
+        } else {
+            commands.push(format!("chmod -R a+rX {word}"));
         }
     }
     let missing = match uses_lists && !is_installed("setfacl", path) {

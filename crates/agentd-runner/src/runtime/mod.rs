@@ -4,7 +4,7 @@
 //! nothing else is offered for its sessions anywhere.
 
 pub mod engine;
-mod grant;
+pub(crate) mod grant;
 mod mapped;
 pub mod podman;
 pub mod process;

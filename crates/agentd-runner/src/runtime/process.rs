@@ -142,7 +142,7 @@ impl Engine for Process {
             return Ok(users);
         };
         let advice = match user {
-            Some(user) => grant::advice(&denied, &owner.path, user.uid, self.path()),
+            Some(user) => grant::advice(&denied, &owner.path, user.uid, Want::Write, self.path()),
             None => "run agentd as its owner, or as root with the runtime podman".into(),
         };
         Err(EngineError::Refused(format!(

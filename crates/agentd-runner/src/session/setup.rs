@@ -270,7 +270,7 @@ impl Site {
             session,
             agent,
             workspace,
-            user: users.shown_as_agent.unwrap_or((users.host_uid, users.host_gid)),
+            user: users.of_worktree(),
             home: &self.inner.options.state.home(&self.home_name),
             base,
         })?;

@@ -174,13 +174,14 @@ impl Worktrees<'_> {
     }
 }
 
-/// Looks whether worktrees can be made of a workspace, and tells what people should know.
+/// Looks whether worktrees can be made of a workspace for an agent with this user and group, and tells what people should know.
 ///
 /// # Errors
 /// When they cannot.
-pub fn check(git: &Git, agent: &str, workspace: &Owner) -> Result<Vec<String>, StepError> {
+pub fn check(git: &Git, agent: &str, workspace: &Owner, user: (u32, u32)) -> Result<Vec<String>, StepError> {
     let source = source::Source::find(git, workspace)?;
     source.check_complete()?;
+    source.check_readable(user)?;
     let usual = format!("agentd/{agent}");
     let taken = source.common.in_the_way(&format!("{usual}/0"))?;
     Ok(taken

@@ -4,6 +4,7 @@ use super::git::{Scene, ending};
 use super::support::{OTHER, is_root, session};
 use agentd_config::WorktreePolicy::{self, Drop, Keep, Merge};
 use agentd_protocol::SessionId;
+use agentd_runner::session::error::StepError;
 use agentd_runner::session::git::Git;
 use agentd_runner::session::workspace::{WorkspaceOutcome, WorkspaceReport};
 use agentd_runner::session::worktree::{self, Ending, NewWorktree, Worktree, WorktreeState, Worktrees};
@@ -21,6 +22,10 @@ fn commands(message: &str) -> Vec<&str> {
 /// Runs a command as it was printed, as the user of a scene.
 fn run_printed(scene: &Scene, command: &str) -> String {
     scene.command(Path::new("/"), "/bin/sh", &["-euc", command])
+}
+
+fn check(scene: &Scene) -> Result<Vec<String>, StepError> {
+    worktree::check(&scene.git, "reviewer", &scene.owner(), (scene.user, scene.user))
 }
 
 fn commit_all() -> Ending {
@@ -47,7 +52,7 @@ fn a_branch_of_the_users_is_in_nobodys_way() {
         }
         let tips = || scene.own(&["for-each-ref", "--format=%(refname) %(objectname)"]);
         let before = tips();
-        let warned = worktree::check(&scene.git, "reviewer", &scene.owner()).unwrap();
+        let warned = check(&scene).unwrap();
         assert!(warned[0].contains(there[0]), "{warned:?}");
         let (id, worktree) = scene.made();
         assert!(worktree.branch.starts_with(expected), "{}", worktree.branch);
@@ -63,11 +68,7 @@ fn a_branch_of_the_users_is_in_nobodys_way() {
     }
     // One that came while the agent worked.
     let scene = Scene::new();
-    assert!(
-        worktree::check(&scene.git, "reviewer", &scene.owner())
-            .unwrap()
-            .is_empty()
-    );
+    assert!(check(&scene).unwrap().is_empty());
     let (id, worktree) = scene.made();
     scene.put(&worktree.path, "new", "x");
     scene.commit(&worktree.path, "work");
@@ -159,9 +160,7 @@ fn a_partial_clone_is_refused_with_the_command_that_completes_it() {
     scene.commit(&source, "more");
     scene.own(&["fetch", "--quiet"]);
     scene.own(&["update-ref", "refs/heads/main", "origin/main"]);
-    let error = worktree::check(&scene.git, "reviewer", &scene.owner())
-        .unwrap_err()
-        .to_string();
+    let error = check(&scene).unwrap_err().to_string();
     assert!(error.contains("partial clone"), "{error}");
     let id = session();
     scene.place.dirs.make_session(id).unwrap();
@@ -171,7 +170,7 @@ fn a_partial_clone_is_refused_with_the_command_that_completes_it() {
         .to_string();
     assert_eq!(refused, error);
     run_printed(&scene, commands(&error)[0]);
-    worktree::check(&scene.git, "reviewer", &scene.owner()).unwrap();
+    check(&scene).unwrap();
     let (_, worktree) = scene.made();
     assert_eq!(fs::read_to_string(worktree.path.join("file")).unwrap(), "changed");
 }

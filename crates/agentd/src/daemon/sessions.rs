@@ -2,7 +2,7 @@
 
 use crate::settings::{Environment, Settings};
 use agentd_api::{Sessions as Asked, SessionsError, SessionsResult};
-use agentd_config::{Agent, Config, RuntimeKind, WorkspaceMode};
+use agentd_config::{Agent, Config, RuntimeKind};
 use agentd_protocol::SessionInfo;
 use agentd_protocol::requests::{
     ListSessions, NoParams, PruneWorktrees, ReadTranscript, RunAgent, SessionRef, StopSession,
@@ -108,13 +108,12 @@ pub(crate) fn git(environment: &Environment) -> Git {
     Git::new("git".into(), path, GIT_TIMEOUT, home)
 }
 
-/// The homes of an agent that a root daemon runs as a user who must be able to write to its workspace. They are numbered before
+/// The homes of an agent that a root daemon runs as a user who must be let into its workspace. They are numbered before
 /// the agent is first run, in the order of agentd.toml: so `agentd check` can tell what the user is to be.
 pub(crate) fn homes_with_users(agent: &Agent) -> impl Iterator<Item = String> {
     let has_user = nix::unistd::geteuid().is_root()
         && agent.runtime == RuntimeKind::Process
-        && agent.workspace.is_some()
-        && agent.workspace_mode == WorkspaceMode::Directory;
+        && agent.workspace.is_some();
     let replicas = if has_user { agent.replicas } else { 0 };
     (0..replicas).map(|replica| agent.home_name(replica))
 }

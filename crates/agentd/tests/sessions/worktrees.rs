@@ -5,7 +5,7 @@ use crate::crash_user::User;
 use crate::support::{TestEnvironment, shown};
 use serde_json::{Value, json};
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -257,6 +257,60 @@ fn a_process_of_another_user_commits_and_is_merged() {
     daemon.stop();
 }
 
+/// As `check` says before, and as the refusal says: what is printed lets it in.
+#[test]
+fn a_repository_that_the_agents_user_cannot_read_is_opened_by_what_is_printed() {
+    let mut scene = Scene::bare(false);
+    let repository = scene.repository();
+    let script = "echo x > new; git add new; git commit --quiet -m work";
+    let agent = scene.agent("a", script, &in_worktree(&repository, "merge"));
+    scene.declare("", &[agent]);
+    let daemon = scene.env.daemon();
+    fs::set_permissions(&repository, fs::Permissions::from_mode(0o700)).unwrap();
+    fs::set_permissions(repository.join(".git/objects"), fs::Permissions::from_mode(0o700)).unwrap();
+    let checked = scene.env.run(&["check"]);
+    let checked = String::from_utf8_lossy(&checked.stdout).into_owned();
+    let output = scene.env.run(&["run", "a"]);
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(125), "{stderr}");
+    assert!(stderr.contains("has to read the repository"), "{stderr}");
+    let command = &commands(&stderr)[0];
+    assert!(checked.contains(command.as_str()), "{checked}");
+    let opened = run_printed(&scene.env, command, 0);
+    assert!(opened.status.success(), "{command}: {}", shown(&opened));
+    let output = scene.env.run(&["run", "a"]);
+    assert_eq!(output.status.code(), Some(0), "{}", shown(&output));
+    assert_eq!(fs::read_to_string(repository.join("new")).unwrap(), "x\n");
+    let checked = scene.env.run(&["check"]);
+    assert_eq!(checked.status.code(), Some(0), "{}", shown(&checked));
+    daemon.stop();
+}
+
+/// Git would refuse it as of dubious ownership.
+#[test]
+fn an_agents_git_looks_at_a_workspace_of_another_users() {
+    let mut scene = Scene::bare(false);
+    let repository = scene.repository();
+    let script = "git status --short";
+    let workspace = format!("workspace = {}\n", json!(repository));
+    let agent = scene.agent("a", script, &workspace);
+    scene.declare("", &[agent]);
+    let daemon = scene.env.daemon();
+    let refused = scene.env.run(&["run", "a"]);
+    let stderr = String::from_utf8_lossy(&refused.stderr).into_owned();
+    let opened = run_printed(&scene.env, &commands(&stderr)[0], 0);
+    assert!(opened.status.success(), "{}", shown(&opened));
+    fs::write(repository.join("file"), "changed\n").unwrap();
+    let output = scene.env.run(&["run", "a"]);
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        " M file\n",
+        "{}",
+        shown(&output)
+    );
+    daemon.stop();
+}
+
 #[test]
 fn an_ordinary_users_agents_commit_with_an_identity_and_are_merged() {
     let user = User::new();
@@ -417,6 +471,39 @@ fn work_that_is_not_merged_is_no_success() {
     );
     assert!(output.status.success(), "{by_hand}: {}", shown(&output));
     assert_eq!(file(&repository), "theirs\n");
+    daemon.stop();
+}
+
+#[test]
+fn a_node_begins_at_the_branch_of_the_one_that_it_needs() {
+    let mut scene = Scene::bare(false);
+    let repository = scene.repository();
+    let commit = "git add --all; git commit --quiet -m work";
+    let agents = [
+        ("writer", format!("echo written > new; {commit}"), "keep"),
+        (
+            "reviewer",
+            format!("cat new > \"review of new\"; {commit}"),
+            "merge",
+        ),
+    ]
+    .map(|(name, script, policy)| scene.agent(name, &script, &in_worktree(&repository, policy)));
+    scene.declare("", &agents);
+    let plan = scene.env.write(
+        "plan.toml",
+        "goal = \"g\"\n[[nodes]]\nname = \"write\"\nagent = \"writer\"\n\
+         [[nodes]]\nname = \"review\"\nneeds = [\"write\"]\nbase = \"write\"\nagent = \"reviewer\"\n",
+    );
+    let daemon = scene.env.daemon();
+    let output = scene.env.run(&["task", "run", plan.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(0), "{}", shown(&output));
+    assert_eq!(
+        fs::read_to_string(repository.join("review of new")).unwrap(),
+        "written\n"
+    );
+    // Its own branch stays, since its policy says so, and is merged with what was built on it.
+    let list = scene.env.json(&["worktrees"]);
+    assert_eq!(list["worktrees"][0]["state"], "merged", "{list}");
     daemon.stop();
 }
 

@@ -41,6 +41,7 @@ impl Worktrees<'_> {
         let dir = self.dirs.session(new.session);
         let source = Source::find(self.git, new.workspace)?;
         source.check_complete()?;
+        source.check_readable(new.user)?;
         let base = match new.base {
             None => source.head.clone(),
             Some(branch) => source.common.commit_of(branch)?.ok_or_else(|| {
@@ -105,21 +106,7 @@ impl Worktrees<'_> {
         .with_rules(&[], sparse)?
         .with_files(&worktree.path, &index);
         let arguments = words(["read-tree", "-m", "-u", "--no-recurse-submodules", &worktree.base]);
-        git.run(At::View(&view), &arguments)
-            .map_err(|error| match worktree.user {
-                None => error,
-                Some((uid, _)) => unreadable(source, uid, &error),
-            })?;
+        git.run(At::View(&view), &arguments)?;
         Ok(())
     }
-}
-
-fn unreadable(source: &Source<'_>, uid: u32, error: &StepError) -> StepError {
-    let objects = source.common.path.join("objects");
-    StepError::declaration(format!(
-        "the agent's user {uid} cannot read the repository {}: {error}; `setfacl -R -m u:{uid}:rX -m d:u:{uid}:rX {}` \
-         lets it, where the directories above may be entered",
-        source.common.path.display(),
-        agentd_supervisor::shell::word(&objects)
-    ))
 }

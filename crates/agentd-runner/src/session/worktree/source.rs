@@ -4,13 +4,15 @@ use super::super::error::StepError;
 use super::super::git::{At, Git, Sparse, refused, words};
 use super::object_id;
 use crate::runtime::engine::Owner;
+use crate::runtime::{grant, single_user};
 use agentd_protocol::SessionId;
+use agentd_supervisor::access::{self, Want};
 use std::collections::{HashSet, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// What is read of one small file of a repository, in bytes.
@@ -50,8 +52,9 @@ impl<'a> Source<'a> {
         let found = At::Found(&workspace.path);
         let top = git.run(found, &words(["rev-parse", "--show-toplevel"])).map_err(|error| {
             StepError::declaration(format!(
-                "the workspace {shown} cannot have worktrees: {error}; make it a repository (git init), or set \
-                 workspace_mode = \"directory\""
+                "the workspace {shown} cannot have worktrees: {error}; `git init {}` makes it a repository, or set \
+                 workspace_mode = \"directory\"",
+                agentd_supervisor::shell::word(&workspace.path)
             ))
         })?;
         if Path::new(&top.line()) != workspace.path {
@@ -129,6 +132,26 @@ impl<'a> Source<'a> {
             self.workspace.display(),
             String::from_utf8_lossy(file),
             command_line(self.workspace, "fetch --refetch --no-filter")
+        )))
+    }
+
+    /// Refuses a repository that the agent's user cannot read, when that is not its owner.
+    pub(super) fn check_readable(&self, user: (u32, u32)) -> Result<(), StepError> {
+        let objects = self.common.path.join("objects");
+        let owner = objects.metadata().map_err(StepError::io("look at", &objects))?;
+        let root = rustix::process::geteuid().is_root();
+        if !root || owner.uid() == user.0 {
+            return Ok(());
+        }
+        let Err(denied) = access::ask(&objects, Some(&single_user(user.0)), Want::Read) else {
+            return Ok(());
+        };
+        let path = self.common.git.path.to_string_lossy();
+        let advice = grant::advice(&denied, &objects, user.0, Want::Read, &path);
+        Err(StepError::declaration(format!(
+            "the agent's user {} has to read the repository {}, and {denied}; {advice}",
+            user.0,
+            self.common.path.display()
         )))
     }
 

@@ -2,14 +2,13 @@
 //! eyes of a session's set-up, so that the two cannot disagree.
 
 use super::Finding;
-use crate::daemon::sessions::homes_with_users;
+use crate::daemon::sessions::{self, homes_with_users};
 use crate::settings::{Environment, Settings};
 use agentd_config::{Agent, RuntimeKind, WorkspaceMode};
-use agentd_runner::runtime::engine::{Engine, Owner};
+use agentd_runner::runtime::engine::{Engine, EngineError, Owner, Users};
 use agentd_runner::session::secrets::SecretStore;
-use agentd_runner::session::{materials, mission, own, workspace};
+use agentd_runner::session::{materials, mission, own, workspace, worktree};
 use agentd_store::sqlite::HomeNumbers;
-use agentd_supervisor::shell;
 use agentd_supervisor::start_error;
 use agentd_supervisor::tools::ProcessUser;
 use std::ffi::OsStr;
@@ -105,40 +104,66 @@ fn workspace(
         Ok(None) => return,
         Err(error) => return findings.push(Finding::error(key, error.to_string())),
     };
-    if let Some(engine) = engine {
-        findings.extend(users(homes, engine, agent, &owner));
+    let Some(engine) = engine else { return };
+    let mut known: Vec<Users> = Vec::new();
+    for users in users(homes, engine, agent, &owner) {
+        match users {
+            Ok(users) => known.push(users),
+            Err(error) => findings.push(Finding::error(key, error.to_string())),
+        }
     }
     if agent.workspace_mode == WorkspaceMode::Worktree {
-        let key = "workspace_mode";
-        let path = &owner.path;
-        if !path.ancestors().any(|dir| dir.join(".git").exists()) {
-            let shown = path.display();
-            let message = format!(
-                "workspace_mode = \"worktree\", and {shown} is in no git repository; `git init {}` makes one",
-                shell::word(path)
-            );
-            findings.push(Finding::error(key, message));
-        }
-        if environment.program("git").is_none() {
-            let message = "workspace_mode = \"worktree\", and git is not installed; `apt-get install git`";
-            findings.push(Finding::error(key, message));
-        }
+        findings.extend(worktrees(environment, agent, &owner, &known));
     }
+}
+
+/// Whether worktrees can be made of the workspace, asked as a session's set-up would.
+fn worktrees(environment: &Environment, agent: &Agent, owner: &Owner, users: &[Users]) -> Vec<Finding> {
+    let key = "workspace_mode";
+    if environment.program("git").is_none() {
+        let message = "workspace_mode = \"worktree\", and git is not installed; `apt-get install git`";
+        return vec![Finding::error(key, message)];
+    }
+    let git = sessions::git(environment);
+    let mut findings: Vec<Finding> = Vec::new();
+    for users in users {
+        let found = worktree::check(&git, &agent.name, owner, users.of_worktree());
+        let found = match found {
+            Ok(warnings) => warnings
+                .into_iter()
+                .map(|warning| Finding::warning(key, warning))
+                .collect(),
+            Err(error) => vec![Finding::error(key, error.to_string())],
+        };
+        // What is wrong with the repository is the same for all of an agent's users.
+        findings.extend(
+            found
+                .into_iter()
+                .filter(|new| {
+                    let said = findings.iter().map(|finding| &finding.message);
+                    !said.clone().any(|message| *message == new.message)
+                })
+                .collect::<Vec<_>>(),
+        );
+    }
+    findings
 }
 
 /// Whether the agent's users can work on its workspace, asked as a session's set-up would. What comes of the number of a
 /// home where it does not decide the user is the same for any.
-fn users(homes: &mut HomeNumbers, engine: &dyn Engine, agent: &Agent, owner: &Owner) -> Vec<Finding> {
+fn users(
+    homes: &mut HomeNumbers,
+    engine: &dyn Engine,
+    agent: &Agent,
+    owner: &Owner,
+) -> Vec<Result<Users, EngineError>> {
     let mut numbers: Vec<u32> = homes_with_users(agent).map(|home| homes.number(&home)).collect();
     numbers.truncate(USERS_MAX);
     if numbers.is_empty() {
         numbers.push(0);
     }
-    let refused = |number: u32| engine.users(agent, number, Some(owner)).err();
-    let refused = numbers.into_iter().filter_map(refused);
-    refused
-        .map(|error| Finding::error("workspace", error.to_string()))
-        .collect()
+    let users = |number: u32| engine.users(agent, number, Some(owner));
+    numbers.into_iter().map(users).collect()
 }
 
 /// They are read, and nothing of them is said.
