@@ -3,6 +3,7 @@
 use agentd_supervisor::access::{Denied, Want};
 use agentd_supervisor::shell;
 use rustix::io::Errno;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// What gives `user` what it was denied, to read or to write, or another way out where no right would help. `path`: where
@@ -28,8 +29,9 @@ pub(crate) fn advice(denied: &Denied, place: &Path, user: u32, want: Want, path:
         let rights = if want == Want::Write { "rwX" } else { "rX" };
         if has_access_lists(place) {
             uses_lists = true;
+            let owner = owner_keeps(place, want);
             commands.push(format!(
-                "setfacl -R -m u:{user}:{rights} -m d:u:{user}:{rights} {word}"
+                "setfacl -R -m u:{user}:{rights} -m d:u:{user}:{rights}{owner} {word}"
             ));
         } else if want == Want::Write {
             commands.push(format!("chown -R {user}:{user} {word}"));
@@ -42,6 +44,15 @@ pub(crate) fn advice(denied: &Denied, place: &Path, user: u32, want: Want, path:
         false => "",
     };
     format!("`{}` lets it{missing}, or {PODMAN}", commands.join(" && "))
+}
+
+/// What lets the owner go on writing to what the other user makes there; root needs nothing.
+fn owner_keeps(place: &Path, want: Want) -> String {
+    let owner = place.metadata().map_or(0, |found| found.uid());
+    match want {
+        Want::Write if owner != 0 => format!(" -m d:u:{owner}:rwX"),
+        _ => String::new(),
+    }
 }
 
 /// Whether the file system keeps access lists.

@@ -386,6 +386,22 @@ fn check_looks_at_the_workspace() {
     assert!(message.contains("git init"), "{message}");
     let made = finish(Command::new("git").args(["init", "-q"]).arg(&dir));
     assert!(made.status.success(), "{}", shown(&made));
+    let (level, key, message) = problem(&env, &worktree);
+    assert_eq!((level.as_str(), key.as_str()), ("error", "workspace_mode"));
+    assert!(message.contains("no commit yet"), "{message}");
+    let first = [
+        "-c",
+        "user.name=n",
+        "-c",
+        "user.email=e",
+        "commit",
+        "-q",
+        "--allow-empty",
+        "-m",
+        "first",
+    ];
+    let made = finish(Command::new("git").arg("-C").arg(&dir).args(first));
+    assert!(made.status.success(), "{}", shown(&made));
     env.write(".agentd/agentd.toml", &agent(&worktree));
     assert_eq!(check(&env, &[])["problems"], json!([]));
 }

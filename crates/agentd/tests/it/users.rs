@@ -271,13 +271,19 @@ fn a_worktree_asks_for_no_right_to_its_repository() {
     if !is_root() {
         return;
     }
-    let env = TestEnvironment::new();
+    let mut env = TestEnvironment::new();
+    for who in ["AUTHOR", "COMMITTER"] {
+        env.set(&format!("GIT_{who}_NAME"), "n");
+        env.set(&format!("GIT_{who}_EMAIL"), "e@example.org");
+    }
     let work = dir(env.path("a repository"), 0o755);
     let worktree = agent("a", &work, "workspace_mode = \"worktree\"");
     declare(&env, &[worktree]);
-    let command = remedy(&shown(&env.run(&["check"])));
-    assert!(command.starts_with("git init "), "{command}");
-    shell(&env, &command);
+    for wanted in ["git init ", "git -C "] {
+        let command = remedy(&shown(&env.run(&["check"])));
+        assert!(command.starts_with(wanted), "{command}");
+        shell(&env, &command);
+    }
     env.ok(&["check"]);
 }
 

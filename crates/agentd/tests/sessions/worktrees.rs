@@ -291,7 +291,7 @@ fn a_repository_that_the_agents_user_cannot_read_is_opened_by_what_is_printed() 
 fn an_agents_git_looks_at_a_workspace_of_another_users() {
     let mut scene = Scene::bare(false);
     let repository = scene.repository();
-    let script = "git status --short";
+    let script = "git status --short; mkdir -p made; echo x > made/file";
     let workspace = format!("workspace = {}\n", json!(repository));
     let agent = scene.agent("a", script, &workspace);
     scene.declare("", &[agent]);
@@ -308,6 +308,13 @@ fn an_agents_git_looks_at_a_workspace_of_another_users() {
         "{}",
         shown(&output)
     );
+    // What the agent made there is its owner's to change, too.
+    let change = format!(
+        "cd '{}'; echo y >> made/file; touch made/other",
+        repository.display()
+    );
+    let output = run_printed(&scene.env, &change, 1234);
+    assert!(output.status.success(), "{}", shown(&output));
     daemon.stop();
 }
 

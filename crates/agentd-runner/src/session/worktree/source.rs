@@ -70,7 +70,8 @@ impl<'a> Source<'a> {
         let head = git.ask(found, &arguments)?;
         if head.code != 0 {
             return Err(StepError::declaration(format!(
-                "the workspace {shown} has no commit yet that a worktree could begin from; make one"
+                "the workspace {shown} has no commit yet that a worktree could begin from; `{}` makes an empty one",
+                command_line(&workspace.path, "commit --allow-empty -m first")
             )));
         }
         let branch = git.ask(found, &words(["symbolic-ref", "--quiet", "--short", "HEAD"]))?;
