@@ -6,7 +6,7 @@ use super::{Action, Plan, PlanError};
 use agentd_config::reader::Located;
 use agentd_protocol::{AgentWork, CommandWork, Work, limits};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A plan with its arguments, ready to be registered.
 #[derive(Clone, Debug)]
@@ -16,6 +16,8 @@ pub struct BoundPlan {
     pub(crate) args: Vec<(String, String)>,
     /// The names of those that were given, and not left to their defaults.
     pub(crate) given: Vec<String>,
+    /// Where defaults that are relative paths begin, when there are any.
+    pub(crate) defaults_from: Option<PathBuf>,
     pub(crate) goal: String,
     pub(crate) env: BTreeMap<String, String>,
     /// One for each node, in the order of the file.
@@ -42,7 +44,11 @@ impl Plan {
     /// [`PlanError::Argument`] when the arguments do not fit, [`PlanError::Invalid`] when a template cannot be
     /// rendered with them.
     pub fn bind(&self, given: &Arguments) -> Result<BoundPlan, PlanError> {
-        let Resolved { args, given } = resolve(&self.args, given)?;
+        let Resolved {
+            args,
+            given,
+            defaults_from,
+        } = resolve(&self.args, given)?;
         let source = self.source();
         let dir = self.dir().to_str().ok_or_else(|| PlanError::Read {
             path: self.path.clone(),
@@ -135,6 +141,7 @@ impl Plan {
             plan: self.clone(),
             args,
             given,
+            defaults_from,
             goal,
             env,
             works,
