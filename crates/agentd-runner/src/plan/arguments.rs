@@ -58,6 +58,8 @@ pub(crate) struct Resolved {
     pub(crate) args: Vec<(String, String)>,
     /// The names of those that were given, and not left to their defaults.
     pub(crate) given: Vec<String>,
+    /// Where defaults that are relative paths begin, when there are any.
+    pub(crate) defaults_from: Option<PathBuf>,
 }
 
 /// Gives every declared argument its value.
@@ -97,9 +99,14 @@ pub(crate) fn resolve(declared: &[Argument], given: &Arguments) -> Result<Resolv
     }
     let mut args = Vec::with_capacity(declared.len());
     let mut names_given = Vec::new();
+    let mut is_relative = false;
     for (argument, value) in declared.iter().zip(values) {
-        if value.is_some() {
-            names_given.push(argument.name.clone());
+        match &argument.default {
+            _ if value.is_some() => names_given.push(argument.name.clone()),
+            Some(default) => {
+                is_relative |= argument.kind != ArgumentKind::Text && Path::new(default).is_relative();
+            }
+            None => {}
         }
         let Some(value) = value.or(argument.default.as_deref()) else {
             let help = argument
@@ -118,6 +125,7 @@ pub(crate) fn resolve(declared: &[Argument], given: &Arguments) -> Result<Resolv
     Ok(Resolved {
         args,
         given: names_given,
+        defaults_from: is_relative.then(|| given.current_dir.clone()),
     })
 }
 

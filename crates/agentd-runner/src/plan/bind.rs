@@ -2,11 +2,11 @@
 
 use super::arguments::{ArgumentKind, Arguments, Resolved, resolve};
 use super::template::{self, Renderer};
-use super::{Action, Plan, PlanError};
+use super::{Action, Plan, PlanError, PlanNode};
 use agentd_config::reader::Located;
 use agentd_protocol::{AgentWork, CommandWork, Work, limits};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A plan with its arguments, ready to be registered.
 #[derive(Clone, Debug)]
@@ -16,6 +16,8 @@ pub struct BoundPlan {
     pub(crate) args: Vec<(String, String)>,
     /// The names of those that were given, and not left to their defaults.
     pub(crate) given: Vec<String>,
+    /// Where defaults that are relative paths begin, when there are any.
+    pub(crate) defaults_from: Option<PathBuf>,
     pub(crate) goal: String,
     pub(crate) env: BTreeMap<String, String>,
     /// One for each node, in the order of the file.
@@ -42,24 +44,17 @@ impl Plan {
     /// [`PlanError::Argument`] when the arguments do not fit, [`PlanError::Invalid`] when a template cannot be
     /// rendered with them.
     pub fn bind(&self, given: &Arguments) -> Result<BoundPlan, PlanError> {
-        let Resolved { args, given } = resolve(&self.args, given)?;
+        let Resolved {
+            args,
+            given,
+            defaults_from,
+        } = resolve(&self.args, given)?;
         let source = self.source();
         let dir = self.dir().to_str().ok_or_else(|| PlanError::Read {
             path: self.path.clone(),
             why: "its directory's name is not UTF-8, so that no command could be told of it".into(),
         })?;
         let renderer = Renderer::new(args.iter().cloned().collect(), dir);
-        let variables = |env: &[(String, Located<String>)], of: &str| {
-            env.iter()
-                .map(|(name, value)| {
-                    Ok((
-                        name.clone(),
-                        renderer.render(source, &format!("{of}env.{name}"), value)?,
-                    ))
-                })
-                .collect::<Result<BTreeMap<_, _>, PlanError>>()
-        };
-
         let goal = renderer.render(source, "goal", &self.goal)?;
         if goal.len() > limits::GOAL_BYTES_MAX {
             return Err(source
@@ -70,75 +65,99 @@ impl Plan {
                 )
                 .into());
         }
-        let env = variables(&self.env, "")?;
-        let mut works = Vec::with_capacity(self.nodes.len());
-        for node in &self.nodes {
-            let key = |field: &str| format!("nodes.{}.{field}", node.name);
-            let argv = match &node.action {
-                Action::Agent { agent, prompt, base } => {
-                    let prompt = prompt.as_ref();
-                    let is_template = prompt.is_some_and(|prompt| template::uses(&prompt.value).inputs);
-                    let render = |prompt: &Located<String>| -> Result<String, PlanError> {
-                        let text = match is_template {
-                            true => prompt.value.clone(),
-                            false => renderer.render(source, &key("prompt"), prompt)?,
-                        };
-                        if text.len() > limits::PROMPT_BYTES_MAX {
-                            let message = format!(
-                                "{} has {} bytes; at most {} are allowed. Put what is long into a file, and name that",
-                                key("prompt"),
-                                text.len(),
-                                limits::PROMPT_BYTES_MAX
-                            );
-                            return Err(source.error(&prompt.span, &key("prompt"), message).into());
-                        }
-                        Ok(text)
-                    };
-                    works.push(Work::Agent(AgentWork {
-                        agent: agent.as_ref().map(|agent| agent.value.clone()),
-                        prompt: prompt.map(render).transpose()?,
-                        prompt_is_template: is_template,
-                        base: base.clone(),
-                        timeout_secs: node.timeout,
-                        ..AgentWork::default()
-                    }));
-                    continue;
-                }
-                Action::Run(text) => vec!["/bin/sh".into(), "-eu".into(), "-c".into(), text.clone()],
-                Action::Command(words) => words
-                    .iter()
-                    .map(|word| renderer.render(source, &key("command"), word))
-                    .collect::<Result<_, _>>()?,
-            };
-            if argv.first().is_none_or(String::is_empty) {
-                return Err(source
-                    .error(
-                        &node.span,
-                        &key("command"),
-                        format!("{} names no program", key("command")),
-                    )
-                    .into());
-            }
-            let cwd = match &node.cwd {
-                None => self.dir().to_owned(),
-                // Relative to the plan, like everything that a plan names; an absolute one stands.
-                Some(cwd) => self.dir().join(renderer.render(source, &key("cwd"), cwd)?),
-            };
-            works.push(Work::Command(CommandWork {
-                argv,
-                cwd: cwd.to_string_lossy().into_owned(),
-                env: variables(&node.env, &key(""))?,
-                timeout_secs: node.timeout,
-            }));
-        }
+        let env = self.variables(&renderer, "", &self.env)?;
+        let works = self
+            .nodes
+            .iter()
+            .map(|node| match &node.action {
+                Action::Agent { .. } => self.agent_work(&renderer, node).map(Work::Agent),
+                Action::Run(_) | Action::Command(_) => self.command_work(&renderer, node).map(Work::Command),
+            })
+            .collect::<Result<_, _>>()?;
         Ok(BoundPlan {
             plan: self.clone(),
             args,
             given,
+            defaults_from,
             goal,
             env,
             works,
             within: None,
+        })
+    }
+
+    fn variables(
+        &self,
+        renderer: &Renderer,
+        of: &str,
+        env: &[(String, Located<String>)],
+    ) -> Result<BTreeMap<String, String>, PlanError> {
+        let variable = |(name, value): &(String, Located<String>)| {
+            let value = renderer.render(self.source(), &format!("{of}env.{name}"), value)?;
+            Ok((name.clone(), value))
+        };
+        env.iter().map(variable).collect()
+    }
+
+    fn agent_work(&self, renderer: &Renderer, node: &PlanNode) -> Result<AgentWork, PlanError> {
+        let Action::Agent { agent, prompt, base } = &node.action else {
+            return Ok(AgentWork::default());
+        };
+        let key = format!("nodes.{}.prompt", node.name);
+        let prompt = prompt.as_ref();
+        let is_template = prompt.is_some_and(|prompt| template::uses(&prompt.value).inputs);
+        let render = |prompt: &Located<String>| -> Result<String, PlanError> {
+            let text = match is_template {
+                // The results are there when its session begins.
+                true => prompt.value.clone(),
+                false => renderer.render(self.source(), &key, prompt)?,
+            };
+            if text.len() > limits::PROMPT_BYTES_MAX {
+                let message = format!(
+                    "{key} has {} bytes; at most {} are allowed. Put what is long into a file, and name that",
+                    text.len(),
+                    limits::PROMPT_BYTES_MAX
+                );
+                return Err(self.source().error(&prompt.span, &key, message).into());
+            }
+            Ok(text)
+        };
+        Ok(AgentWork {
+            agent: agent.as_ref().map(|agent| agent.value.clone()),
+            prompt: prompt.map(render).transpose()?,
+            prompt_is_template: is_template,
+            base: base.clone(),
+            timeout_secs: node.timeout,
+            ..AgentWork::default()
+        })
+    }
+
+    fn command_work(&self, renderer: &Renderer, node: &PlanNode) -> Result<CommandWork, PlanError> {
+        let (source, key) = (self.source(), |field: &str| {
+            format!("nodes.{}.{field}", node.name)
+        });
+        let argv: Vec<String> = match &node.action {
+            Action::Run(text) => vec!["/bin/sh".into(), "-eu".into(), "-c".into(), text.clone()],
+            Action::Command(words) => words
+                .iter()
+                .map(|word| renderer.render(source, &key("command"), word))
+                .collect::<Result<_, _>>()?,
+            Action::Agent { .. } => Vec::new(),
+        };
+        if argv.first().is_none_or(String::is_empty) {
+            let message = format!("{} names no program", key("command"));
+            return Err(source.error(&node.span, &key("command"), message).into());
+        }
+        let cwd = match &node.cwd {
+            None => self.dir().to_owned(),
+            // Relative to the plan, like everything that a plan names; an absolute one stands.
+            Some(cwd) => self.dir().join(renderer.render(source, &key("cwd"), cwd)?),
+        };
+        Ok(CommandWork {
+            argv,
+            cwd: cwd.to_string_lossy().into_owned(),
+            env: self.variables(renderer, &key(""), &node.env)?,
+            timeout_secs: node.timeout,
         })
     }
 }
@@ -215,7 +234,7 @@ impl BoundPlan {
         })
     }
 
-    pub(crate) fn nodes(&self) -> impl Iterator<Item = (&super::PlanNode, &Work)> {
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = (&PlanNode, &Work)> {
         self.plan.nodes.iter().zip(&self.works)
     }
 

@@ -96,7 +96,7 @@ impl BoundPlan {
     }
 
     /// What stays the same while a plan is worked on: `at:` and a digest of its canonical path, the arguments that were
-    /// given and the agent in whose sessions its commands run.
+    /// given (and the directory that relative defaults begin in), and the agent in whose sessions its commands run.
     #[must_use]
     pub fn place_key(&self) -> String {
         let mut digest = Parts::new("agentd plan place 1");
@@ -104,6 +104,10 @@ impl BoundPlan {
         for (name, value) in self.args.iter().filter(|(name, _)| self.given.contains(name)) {
             digest.add(name.as_bytes());
             digest.add(value.as_bytes());
+        }
+        if let Some(dir) = &self.defaults_from {
+            digest.add(b"from");
+            digest.add(dir.as_os_str().as_encoded_bytes());
         }
         if let Some((agent, _)) = &self.within {
             digest.add(b"within");
@@ -339,6 +343,17 @@ mod tests {
             positional: vec!["1".into()],
             ..Arguments::default()
         };
+        // Elsewhere a relative default is another directory: that is another run, and no changed plan.
+        let text = PLAN.replace("[args.y]", "[args.dir]\nkind = 'path'\ndefault = '.'\n[args.y]");
+        let from = |dir: &str| {
+            let given = Arguments {
+                current_dir: dir.into(),
+                ..Arguments::default()
+            };
+            bound(&text).plan().bind(&given).unwrap().place_key()
+        };
+        assert_eq!(from("/a"), from("/a"));
+        assert_ne!(from("/a"), from("/b"));
         let same = bound(PLAN);
         assert_ne!(
             same.plan().bind(&given).unwrap().place_key(),

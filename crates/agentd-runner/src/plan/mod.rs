@@ -20,6 +20,7 @@ mod bind;
 mod error;
 mod graph;
 mod identity;
+mod links;
 mod parse;
 mod register;
 mod template;

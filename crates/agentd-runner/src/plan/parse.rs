@@ -2,9 +2,9 @@
 
 use super::arguments::{Argument, ArgumentKind};
 use super::template::Scope;
-use super::{Action, PLAN_ARGS_MAX, PLAN_NODES_MAX, Plan, PlanNode, graph, template};
+use super::{Action, PLAN_ARGS_MAX, PLAN_NODES_MAX, Plan, PlanNode, graph, links, template};
 use agentd_config::reader::{Document, Located, Section};
-use agentd_config::source::{Mistake, Source, did_you_mean};
+use agentd_config::source::{Mistake, Source};
 use agentd_protocol::{RetryPolicy, Seconds, limits};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -84,7 +84,7 @@ pub(super) fn parse(shown: &Path, canonical: PathBuf, text: &str) -> Result<Plan
     let mut nodes = Vec::with_capacity(sections.len());
     for (name, section) in &sections {
         section.only(&NODE_KEYS)?;
-        let needs = needs(section, name, &index)?;
+        let needs = links::needs(section, name, &index)?;
         let needed: Vec<&str> = needs
             .iter()
             .map(|&need| sections[need].0.value.as_str())
@@ -115,7 +115,7 @@ pub(super) fn parse(shown: &Path, canonical: PathBuf, text: &str) -> Result<Plan
             message,
         ));
     }
-    let result = result(&root, &nodes, &needs, &index)?;
+    let result = links::result(&root, &nodes, &needs, &index)?;
     Ok(Plan {
         path: canonical,
         goal,
@@ -308,28 +308,6 @@ fn action(section: &Section<'_>, reader: Reader<'_>, needed: &[&str]) -> Result<
     }
 }
 
-/// The node at whose branch an agent's worktree begins: one of those that it needs.
-fn base(section: &Section<'_>, needed: &[&str]) -> Result<Option<String>, Mistake> {
-    let Some(base) = section.text("base")? else {
-        return Ok(None);
-    };
-    if needed.contains(&base.value.as_str()) {
-        return Ok(Some(base.value));
-    }
-    let hint = did_you_mean(&base.value, needed.iter().copied());
-    let message = format!(
-        "{} is {:?}, which is not among the node's needs ({}){hint}",
-        section.path("base"),
-        base.value,
-        if needed.is_empty() {
-            "none".into()
-        } else {
-            needed.join(", ")
-        }
-    );
-    Err(section.error_at(&base.span, "base", message))
-}
-
 /// What an agent is to do, and who that is.
 fn agent(section: &Section<'_>, reader: Reader<'_>, needed: &[&str]) -> Result<Action, Mistake> {
     let scope = Scope::Prompt(needed);
@@ -377,7 +355,7 @@ fn agent(section: &Section<'_>, reader: Reader<'_>, needed: &[&str]) -> Result<A
     Ok(Action::Agent {
         agent,
         prompt,
-        base: base(section, needed)?,
+        base: links::base(section, needed)?,
     })
 }
 
@@ -459,76 +437,4 @@ fn capabilities(section: &Section<'_>) -> Result<Vec<String>, Mistake> {
         }
     }
     Ok(names.value.into_iter().map(|name| name.value).collect())
-}
-
-fn needs(
-    section: &Section<'_>,
-    name: &Located<String>,
-    index: &HashMap<String, usize>,
-) -> Result<Vec<usize>, Mistake> {
-    let mut needs = Vec::new();
-    for need in section
-        .texts("needs")?
-        .map(|needs| needs.value)
-        .unwrap_or_default()
-    {
-        let Some(&node) = index.get(&need.value) else {
-            let hint = did_you_mean(&need.value, index.keys().map(String::as_str));
-            let message = format!(
-                "{:?} needs {:?}, and there is no such node{hint}",
-                name.value, need.value
-            );
-            return Err(section.error_at(&need.span, "needs", message));
-        };
-        needs.push((node, need.span));
-    }
-    let mut sorted: Vec<usize> = needs.iter().map(|(node, _)| *node).collect();
-    sorted.sort_unstable();
-    if let Some(twice) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
-        let span = needs
-            .iter()
-            .rev()
-            .find(|(node, _)| *node == twice[0])
-            .map_or(0..0, |(_, span)| span.clone());
-        return Err(section.error_at(
-            &span,
-            "needs",
-            format!("{:?} needs the same node twice", name.value),
-        ));
-    }
-    Ok(needs.into_iter().map(|(node, _)| node).collect())
-}
-
-fn result(
-    root: &Section<'_>,
-    nodes: &[PlanNode],
-    needs: &[Vec<usize>],
-    index: &HashMap<String, usize>,
-) -> Result<usize, Mistake> {
-    if let Some(result) = root.text("result")? {
-        return index.get(&result.value).copied().ok_or_else(|| {
-            let hint = did_you_mean(&result.value, index.keys().map(String::as_str));
-            let message = format!("result is {:?}, and there is no such node{hint}", result.value);
-            root.error_at(&result.span, "result", message)
-        });
-    }
-    let leaves = graph::leaves(needs);
-    match leaves[..] {
-        [leaf] => Ok(leaf),
-        _ => {
-            let names: Vec<&str> = leaves
-                .iter()
-                .take(8)
-                .map(|&leaf| nodes[leaf].name.as_str())
-                .collect();
-            let more = if leaves.len() > 8 { ", …" } else { "" };
-            let message = format!(
-                "{} nodes are needed by no other ({}{more}): say whose result is the plan's with result = {:?}",
-                leaves.len(),
-                names.join(", "),
-                names.last().unwrap_or(&"NAME"),
-            );
-            Err(root.error(message))
-        }
-    }
 }

@@ -5,7 +5,7 @@
 
 use super::super::Context;
 use super::super::values::shown_duration;
-use super::merged::{self, Branch};
+use super::merged::{self, Work};
 use super::report::{node_name, node_pages, shown_counts, shown_error};
 use crate::console::{Tone, one_line, shortened};
 use crate::endpoint::Reconnect;
@@ -275,7 +275,7 @@ impl<'a> Progress<'a> {
                 )
             }
             action::COMPLETE_NODE => {
-                let unmerged = unmerged(entry).map(|branch| format!(": not merged: {}", branch.shown()));
+                let unmerged = unmerged(entry).map(|work| format!(": {}", work.note(false)));
                 format!(
                     "{}  {name}{took}{}",
                     toned(Tone::Good, "done"),
@@ -323,9 +323,9 @@ impl<'a> Progress<'a> {
     }
 }
 
-/// The branch that a completed node's work is still on.
-fn unmerged(entry: &JournalEntry) -> Option<Branch> {
-    merged::branch_of(&entry.payload.to_value()["result"]).filter(|branch| !branch.is_merged)
+/// The work of a completed node that is not merged.
+fn unmerged(entry: &JournalEntry) -> Option<Work> {
+    merged::work_of(&entry.payload.to_value()["result"]).filter(|work| !work.is_merged)
 }
 
 async fn next(subscription: &mut Subscription) -> Result<JournalEntry, ClientError> {

@@ -191,7 +191,7 @@ fn note(node: &NodeInfo, names: &HashMap<NodeId, String>) -> String {
 
 fn ended_note(node: &NodeInfo) -> String {
     let payload = node.result_payload.as_ref().map(Json::to_value);
-    let branch = payload.as_ref().and_then(merged::branch_of);
+    let work = payload.as_ref().and_then(merged::work_of);
     let mut parts = Vec::new();
     // Nothing else is completed without an attempt.
     if node.status == NodeStatus::Completed && node.attempt == 0 {
@@ -200,12 +200,7 @@ fn ended_note(node: &NodeInfo) -> String {
     if node.status == NodeStatus::Failed {
         parts.extend(payload.as_ref().map(shown_error));
     }
-    parts.extend(branch.map(|branch| match (branch.is_merged, node.status) {
-        (true, _) => format!("branch {} is merged", branch.name),
-        // Why is in the error.
-        (false, NodeStatus::Failed) => format!("branch {} is not merged", branch.name),
-        (false, _) => format!("not merged: {}", branch.shown()),
-    }));
+    parts.extend(work.map(|work| work.note(node.status == NodeStatus::Failed)));
     parts.join("; ")
 }
 

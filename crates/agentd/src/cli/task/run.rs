@@ -368,10 +368,10 @@ fn document(registered: &Registered, status: &TaskStatusResult, outcome: Option<
                 "error": error,
                 "blocked_by": node.blocked_by,
             });
-            if let Some(branch) = merged::branch_of(&payload) {
-                shown["branch"] = branch.name.into();
-                shown["merged"] = branch.is_merged.into();
-                shown["reason"] = branch.reason.into();
+            if let Some(work) = merged::work_of(&payload) {
+                shown["branch"] = work.branch.into();
+                shown["merged"] = work.is_merged.into();
+                shown["reason"] = work.reason.into();
             }
             shown
         })
