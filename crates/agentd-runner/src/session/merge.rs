@@ -138,22 +138,8 @@ pub(crate) fn admin(git: &Git, worktree: &Worktree, path: &Path) -> Result<Optio
 
 /// True when files and index are as `view`'s HEAD says. Files that are not known count where `untracked` says.
 pub(crate) fn is_clean(git: &Git, view: &View, untracked: bool) -> Result<bool, StepError> {
-    let untracked = if untracked {
-        "--untracked-files=normal"
-    } else {
-        "--untracked-files=no"
-    };
-    let arguments = words([
-        "--no-optional-locks",
-        "status",
-        "--porcelain",
-        "-z",
-        "--no-renames",
-        "--ignore-submodules=all",
-        untracked,
-    ]);
-    let status = git.run(At::View(view), &arguments)?;
-    Ok(status.output.is_empty())
+    let untracked = if untracked { "normal" } else { "no" };
+    Ok(view.status(git, untracked)?.is_empty())
 }
 
 static MERGING: Mutex<()> = Mutex::new(());

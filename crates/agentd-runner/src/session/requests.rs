@@ -5,7 +5,7 @@ use super::drive::Entry;
 use super::error::StepError;
 use super::manager::{Sessions, locked};
 use super::tree::{self, Budget};
-use super::upkeep::{self, Removal, What, Why};
+use super::upkeep::{self, Removal, Removed, What, Why};
 use super::worktree::{self, Listed};
 use agentd_config::{Agent, Config};
 use agentd_protocol::requests::{PruneWorktrees, RunAgent, SessionRef, StopSession};
@@ -165,7 +165,10 @@ impl Sessions {
                 spare_worktree: recorded.is_err(),
             };
             let removed = upkeep::carry_out(&worktrees, &removal, &mut Budget::entries(tree::ENTRIES_MAX))?;
-            Ok::<_, StepError>(upkeep::kept(removed, recorded.ok().flatten().as_ref()))
+            match removed {
+                Removed::Gone | Removed::More => Ok::<_, StepError>(None),
+                Removed::WorktreeSpared | Removed::NamesKept => worktrees.left(session.session_id).map(Some),
+            }
         })
         .await?;
         Ok(RemovedSession { ok: true, kept })

@@ -3,7 +3,7 @@
 use super::error::StepError;
 use super::state;
 use super::tree::{Budget, Progress};
-use super::worktree::{Worktree, Worktrees, kept_commits, kept_files};
+use super::worktree::Worktrees;
 use super::{secrets, tree};
 use agentd_protocol::SessionId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -229,17 +229,6 @@ pub enum Removed {
     NamesKept,
     /// The budget ran out; the same again goes on.
     More,
-}
-
-/// What stays although its session is removed, for people. None when nothing does.
-#[must_use]
-pub fn kept(removed: Removed, worktree: Option<&Worktree>) -> Option<String> {
-    match (removed, worktree) {
-        (Removed::Gone | Removed::More, _) => None,
-        (_, None) => Some("its worktree, whose record cannot be read".into()),
-        (Removed::WorktreeSpared, Some(worktree)) => Some(kept_files(worktree)),
-        (Removed::NamesKept, Some(worktree)) => Some(kept_commits(worktree)),
-    }
 }
 
 /// Removes one thing. Of a kept worktree only what is nowhere else stays: uncommitted changes, with their directory,

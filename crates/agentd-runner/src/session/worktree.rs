@@ -28,7 +28,6 @@ pub use finish::Ending;
 pub use install::NewWorktree;
 pub(super) use list::pruned;
 pub use list::{Listed, Retired, WorktreeState, WorktreeStatus};
-pub(super) use messages::{kept_commits, kept_files};
 pub(super) use source::{command_line, commit, sparse};
 
 use super::error::StepError;

@@ -136,6 +136,7 @@ fn a_runs_end_and_a_removal_say_what_becomes_of_the_worktree() {
     // It is no alarm of the next daemon's.
     daemon.stop();
     let daemon = scene.env.daemon();
+    let printed = commands(&stderr).remove(0);
     let list = scene.env.json(&["worktrees"]);
     assert_eq!(
         (
@@ -144,9 +145,16 @@ fn a_runs_end_and_a_removal_say_what_becomes_of_the_worktree() {
         ),
         (&json!(kept), &json!("uncommitted"))
     );
+    assert!(file(&worktree).ends_with("more\n"));
+    let words: Vec<&str> = printed.split(' ').skip(1).collect();
+    scene.env.ok(&words);
+    assert!(!worktree.exists());
+    let list = scene.env.json(&["worktrees"]);
+    let saved = &list["worktrees"][0]["saved"][0];
+    let shown = format!("show {}:file", saved["reference"].as_str().unwrap());
+    assert_eq!(git(&scene.env, &repository, &shown), "content\nmore");
     let log = daemon.stop();
     assert!(!log.contains("no session has it"), "{log}");
-    assert!(file(&worktree).ends_with("more\n"));
 }
 
 /// An image with the git that is in `PATH` here.

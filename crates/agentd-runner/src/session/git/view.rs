@@ -79,6 +79,22 @@ impl View {
         Ok(self)
     }
 
+    /// What differs from HEAD, as `git status --porcelain -z` prints it; of files that are not known, those that
+    /// `untracked` says (`no`, `normal`).
+    pub(crate) fn status(&self, git: &Git, untracked: &str) -> Result<Vec<u8>, StepError> {
+        let untracked = format!("--untracked-files={untracked}");
+        let arguments = words([
+            "--no-optional-locks",
+            "status",
+            "--porcelain",
+            "-z",
+            "--no-renames",
+            "--ignore-submodules=all",
+            &untracked,
+        ]);
+        Ok(git.run(At::View(self), &arguments)?.output)
+    }
+
     /// The same, with files and their index.
     pub(crate) fn with_files(mut self, work_tree: &Path, index: &Path) -> Self {
         self.files = Some((work_tree.to_owned(), index.to_owned()));

@@ -106,17 +106,8 @@ impl Copy {
         let view = self
             .view(git, dir, worktree, head)?
             .with_files(&worktree.path, &self.index);
-        let arguments = words([
-            "--no-optional-locks",
-            "status",
-            "--porcelain",
-            "-z",
-            "--no-renames",
-            "--ignore-submodules=all",
-            "--untracked-files=normal",
-        ]);
-        let status = git.run(At::View(&view), &arguments)?;
-        let paths = status.output.split(|byte| *byte == 0);
+        let status = view.status(git, "normal")?;
+        let paths = status.split(|byte| *byte == 0);
         Ok(paths
             .filter_map(|entry| entry.get(3..).map(<[u8]>::to_vec))
             .collect())

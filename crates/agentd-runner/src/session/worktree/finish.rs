@@ -181,13 +181,7 @@ impl Worktrees<'_> {
         work: &mut Work,
     ) -> Result<(), StepError> {
         let parent = work.copy.head.clone().unwrap_or_else(|| worktree.base.clone());
-        let saving = Saving {
-            git,
-            dir,
-            session,
-            worktree,
-            copy: &work.copy,
-        };
+        let saving = Saving::new(git, dir, session, worktree, &work.copy);
         let commit = saving.commit_changes(&parent)?;
         if work.tip == parent {
             work.tip.clone_from(&commit);
@@ -209,13 +203,7 @@ impl Worktrees<'_> {
         hidden: bool,
     ) -> Result<Option<String>, StepError> {
         let record = worktree.clone();
-        let saving = Saving {
-            git,
-            dir,
-            session,
-            worktree: &record,
-            copy: &work.copy,
-        };
+        let saving = Saving::new(git, dir, session, &record, &work.copy);
         let mut others = work.copy.unsaved(git, dir, worktree)?;
         let tip_is_new = work.tip != worktree.base;
         let mut objects: Vec<String> = others.iter().map(|(_, object)| object.clone()).collect();
@@ -262,13 +250,7 @@ impl Worktrees<'_> {
         if work.changed.is_empty() {
             return Ok(());
         }
-        let saving = Saving {
-            git,
-            dir,
-            session,
-            worktree,
-            copy: &work.copy,
-        };
+        let saving = Saving::new(git, dir, session, worktree, &work.copy);
         let saved = saving.save_changes()?;
         worktree.saved.push(saved);
         write_record(dir, worktree)

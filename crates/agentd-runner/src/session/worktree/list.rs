@@ -4,10 +4,11 @@ use super::super::error::StepError;
 use super::super::git::{At, Git, words};
 use super::super::{merge, state};
 use super::copy::Copy;
-use super::{Saved, Worktree, Worktrees, linked, read_record, source, write_record};
+use super::{Saved, Worktree, Worktrees, command_line, linked, messages, read_record, source, write_record};
 use agentd_protocol::SessionId;
 use agentd_protocol::results::{PrunedWorktree, SavedWork, WorktreeInfo};
 use agentd_supervisor::dir::SessionDir;
+use agentd_supervisor::shell;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
@@ -176,6 +177,20 @@ impl Worktrees<'_> {
         self.status(&git, &dir, &mut worktree).map(Some)
     }
 
+    /// What is left of a session's worktree although the session is removed, for people.
+    ///
+    /// # Errors
+    /// When git or the file system refuses.
+    pub(in super::super) fn left(&self, session: SessionId) -> Result<String, StepError> {
+        let Ok(Some(worktree)) = self.recorded(session) else {
+            return Ok("its worktree, whose record cannot be read".into());
+        };
+        let git = self.git.for_owner((worktree.uid, worktree.gid));
+        let has_branch = merge::is_repository(&git, &worktree)?
+            && source::commit(&git, &worktree.repository, &worktree.reference())?.is_some();
+        Ok(messages::left(session, &worktree, has_branch))
+    }
+
     /// The worktrees that there are, those of running sessions among them, and how many more there are.
     ///
     /// # Errors
@@ -234,10 +249,11 @@ impl Worktrees<'_> {
             forgotten: Vec::new(),
         };
         let had_files = worktree.path.exists();
-        let files_go = match status.state {
-            WorktreeState::Uncommitted => force && status.nested.is_none() && !worktree.is_linked(),
-            _ => true,
-        };
+        let uncommitted = status.state == WorktreeState::Uncommitted;
+        if uncommitted && force {
+            check_forced(&worktree, &status)?;
+        }
+        let files_go = !uncommitted || force;
         if had_files && files_go {
             self.retire_files(&git, session, &dir, &mut worktree)?;
             retired.files_removed = true;
@@ -353,6 +369,24 @@ impl Worktrees<'_> {
         status.state = decide(is_there, &status, tip_is_new || !tips.is_empty());
         Ok(status)
     }
+}
+
+/// Refuses to force what could not be kept under a name.
+fn check_forced(worktree: &Worktree, status: &WorktreeStatus) -> Result<(), StepError> {
+    if let Some(nested) = &status.nested {
+        return Err(StepError::agent(format!(
+            "{} is a repository of its own, whose commits cannot be kept in another; move it elsewhere first",
+            worktree.path.join(nested).display()
+        )));
+    }
+    if worktree.is_linked() {
+        let place = shell::word(&worktree.path);
+        return Err(StepError::agent(format!(
+            "it is of an earlier agentd, which has no name for its changes; `{}` drops them",
+            command_line(&worktree.repository, &format!("worktree remove --force {place}"))
+        )));
+    }
+    Ok(())
 }
 
 /// The state that follows from what was seen. Pure.

@@ -3,6 +3,7 @@
 use super::super::workspace::{WorkspaceOutcome, WorkspaceReport};
 use super::finish::Work;
 use super::{Saved, Worktree, command_line};
+use agentd_protocol::SessionId;
 use std::path::{Path, PathBuf};
 
 /// Work that was to be merged and is not: why, where it is, and how it gets there.
@@ -96,24 +97,25 @@ pub(super) fn kept_names(worktree: &Worktree) -> String {
     worktree.saved.iter().map(one).collect()
 }
 
-/// Files that stay although their session is removed, for people.
-pub(in super::super) fn kept_files(worktree: &Worktree) -> String {
-    format!(
-        "its worktree {}, which has changes that are nowhere else (`agentd worktrees prune --force` keeps them under a name \
-         and removes the files){}",
-        worktree.path.display(),
-        kept_names(worktree)
-    )
-}
-
-/// Commits that stay although their session and its files are removed, for people.
-pub(in super::super) fn kept_commits(worktree: &Worktree) -> String {
-    format!(
-        "its commits in {}, which are on no other branch: {}{}",
-        worktree.repository.display(),
-        worktree.branch,
-        kept_names(worktree)
-    )
+/// What is left of a worktree whose session is removed; `has_branch`: its branch is in the repository.
+pub(super) fn left(session: SessionId, worktree: &Worktree, has_branch: bool) -> String {
+    let what = if worktree.path.exists() {
+        format!(
+            "its worktree {}, which has work that is nowhere else: `agentd worktrees prune --force {session}` keeps that \
+             under a name and removes the files",
+            worktree.path.display()
+        )
+    } else {
+        format!(
+            "its commits in {}, which are on no other branch",
+            worktree.repository.display()
+        )
+    };
+    let branch = match has_branch {
+        true => format!("; its branch {}", worktree.branch),
+        false => String::new(),
+    };
+    format!("{what}{branch}{}", kept_names(worktree))
 }
 
 pub(super) fn stays_for(worktree: &Worktree, nested: &[PathBuf]) -> String {

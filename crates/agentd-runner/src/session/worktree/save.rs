@@ -25,14 +25,30 @@ const INDEX_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 /// What belongs together while work is brought over.
 pub(super) struct Saving<'a> {
     /// Git as the owner of the workspace's repository, whose the files are by now.
-    pub(super) git: &'a Git,
-    pub(super) dir: &'a SessionDir,
-    pub(super) session: SessionId,
-    pub(super) worktree: &'a Worktree,
-    pub(super) copy: &'a Copy,
+    git: &'a Git,
+    dir: &'a SessionDir,
+    session: SessionId,
+    worktree: &'a Worktree,
+    copy: &'a Copy,
 }
 
-impl Saving<'_> {
+impl<'a> Saving<'a> {
+    pub(super) fn new(
+        git: &'a Git,
+        dir: &'a SessionDir,
+        session: SessionId,
+        worktree: &'a Worktree,
+        copy: &'a Copy,
+    ) -> Self {
+        Self {
+            git,
+            dir,
+            session,
+            worktree,
+            copy,
+        }
+    }
+
     /// Makes a commit of all that is not committed, on top of `parent`. Names nothing and changes no file.
     ///
     /// # Errors
