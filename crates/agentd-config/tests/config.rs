@@ -482,7 +482,8 @@ fn what_is_wrong_is_told_where_it_stands() {
         ),
         (
             agent("prompt = 'Review {{ trigger.ref'"),
-            "5:10: agents.a.prompt: it is not a template: unexpected end of input, expected end of variable block",
+            "5:18: agents.a.prompt: `{{ trigger.ref` is not a template: it has no closing }}; to have the characters {{ as \
+             text, write {{ \"{{\" }}",
         ),
         (
             agent("prompt = \"a\\u0000b\""),

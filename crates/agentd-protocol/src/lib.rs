@@ -25,7 +25,7 @@ pub use ids::{EventId, InvalidId, LeaseId, NodeId, SessionId, TaskId};
 pub use json::{Json, NESTING_MAX, nesting};
 pub use methods::{Method, Request};
 pub use node::{
-    AgentWork, CommandWork, NodeInfo, NodeRef, NodeSpec, NodeStatus, RetryPolicy, Seconds, StatusCounts,
+    AgentWork, CommandWork, NodeAddress, NodeInfo, NodeSpec, NodeStatus, RetryPolicy, Seconds, StatusCounts,
     TaskInfo, TaskState, Work,
 };
 pub use results::Role;

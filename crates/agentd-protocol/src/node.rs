@@ -301,12 +301,12 @@ pub struct NodeSpec {
     /// A node whose result is this one's, too: when that one and all that this one depends on are completed, this one is
     /// completed as soon as it is registered. Otherwise it is registered as if this were absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reuse: Option<NodeRef>,
+    pub reuse: Option<NodeAddress>,
 }
 
 /// A node of some task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct NodeRef {
+pub struct NodeAddress {
     /// Its task.
     pub task_id: TaskId,
     /// The node.

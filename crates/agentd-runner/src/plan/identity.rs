@@ -11,7 +11,7 @@
 
 use super::bind::BoundPlan;
 use super::{PlanNode, graph, template};
-use agentd_protocol::{Json, NodeId, NodeRef, TaskId, Work};
+use agentd_protocol::{Json, NodeAddress, NodeId, TaskId, Work};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -30,9 +30,9 @@ pub struct EarlierRun {
 
 impl EarlierRun {
     /// The node with this fingerprint.
-    pub(crate) fn node(&self, fingerprint: &str) -> Option<NodeRef> {
+    pub(crate) fn node(&self, fingerprint: &str) -> Option<NodeAddress> {
         let node = self.nodes.get(fingerprint)?;
-        Some(NodeRef {
+        Some(NodeAddress {
             task_id: self.task_id,
             node_id: node.node_id,
         })

@@ -4,7 +4,7 @@ use crate::locks::lock;
 use crate::support::*;
 use agentd_protocol::requests::*;
 use agentd_protocol::results::*;
-use agentd_protocol::{LeaseId, NodeRef, NodeSpec, NodeStatus, Reason};
+use agentd_protocol::{LeaseId, NodeAddress, NodeSpec, NodeStatus, Reason};
 use agentd_store::{Command, Query};
 use proptest::prelude::*;
 
@@ -288,7 +288,7 @@ async fn run(shape: Vec<(Vec<usize>, Option<u8>)>, steps: Vec<Step>) {
                 let count = model.nodes.len();
                 let (source, need) = (source % count, need % count);
                 let (mut nodes, mut new) = specs(&[(vec![need], None)], count);
-                nodes[0].reuse = Some(NodeRef {
+                nodes[0].reuse = Some(NodeAddress {
                     task_id: task,
                     node_id: node_id(source as u128 + 1),
                 });

@@ -3,7 +3,7 @@
 use crate::support::*;
 use agentd_protocol::requests::*;
 use agentd_protocol::results::*;
-use agentd_protocol::{Json, NodeRef, NodeSpec, NodeStatus, Reason, TaskState};
+use agentd_protocol::{Json, NodeAddress, NodeSpec, NodeStatus, Reason, TaskState};
 use agentd_store::{Command, Query, StoreError};
 use std::collections::HashSet;
 
@@ -486,7 +486,7 @@ async fn results_of_an_earlier_task_are_taken_over_where_all_before_them_are() {
     }
     // In an order in which nothing comes after what it depends on.
     let reuse = |id: u128, needs: &[u128], of: u128| NodeSpec {
-        reuse: Some(NodeRef {
+        reuse: Some(NodeAddress {
             task_id: before.task_id,
             node_id: node_id(of),
         }),

@@ -386,6 +386,13 @@ fn an_unfinished_run_is_ended_before_its_results_are_kept() {
     run.wait_stderr("start b");
     run.signal(Signal::SIGINT);
     assert_eq!(code(run.wait()), 130, "{}", run.printed());
+    // To begin afresh ends it as well.
+    env.write("plan.toml", &plan("echo $$ > pid; exec sleep 600"));
+    let mut run = env.spawn(&["task", "run", "plan.toml", "--new"]);
+    run.wait_stderr("is cancelled");
+    run.wait_stderr("start b");
+    run.signal(Signal::SIGINT);
+    assert_eq!(code(run.wait()), 130, "{}", run.printed());
     env.write("plan.toml", &plan("exit 3"));
     let output = env.run(&["task", "run", "plan.toml", "--retry"]);
     assert_eq!(code(output.status), 1, "{}", shown(&output));
@@ -408,7 +415,7 @@ fn an_unfinished_run_is_ended_before_its_results_are_kept() {
         "{}",
         shown(&output)
     );
-    assert_eq!(log(&env), "a\n");
+    assert_eq!(log(&env), "a\na\n");
     assert_eq!(env.json(&["db", "check"])["ok"], true);
 }
 
