@@ -4,7 +4,7 @@
 use super::error::StepError;
 use super::manager::Inner;
 use super::outcome::Evidence;
-use super::workspace::WorkspaceReport;
+use super::workspace::{WorkspaceOutcome, WorkspaceReport};
 use super::worktree::Ending;
 use super::{blocking, secrets, tree};
 use crate::exec::Captured;
@@ -109,7 +109,17 @@ fn worktree(
         completed,
         commit_changes: agent.is_some_and(|agent| agent.uncommitted == Uncommitted::Commit),
     };
-    inner.worktrees().finish(id, ending)
+    match inner.worktrees().finish(id, ending) {
+        // What was to be merged is not, for whatever reason.
+        Err(error) if ending.policy == WorktreePolicy::Merge && completed => Ok(Some(WorkspaceReport {
+            outcome: WorkspaceOutcome::Kept,
+            branch: None,
+            message: format!("not merged: its worktree was left as it is: {error}"),
+            reason: Some(error.to_string()),
+            changed: 0,
+        })),
+        finished => finished,
+    }
 }
 
 /// Removes an environment whose agent never began.

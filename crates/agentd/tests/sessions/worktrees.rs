@@ -489,6 +489,51 @@ fn work_that_is_not_merged_is_no_success() {
     daemon.stop();
 }
 
+/// Whatever the reason: here git cannot write to the repository when the agent is done.
+#[test]
+fn a_merge_that_fails_is_no_success_either() {
+    let mut scene = Scene::bare(false);
+    let repository = scene.repository();
+    let script = "echo theirs > file; git add file; git commit --quiet -m work";
+    let agent = scene.agent("strict", script, &in_worktree(&repository, "merge"));
+    scene.declare("", &[agent]);
+    let owner = |user: u32| {
+        let objects = repository.join(".git/objects");
+        let output = Command::new("chown")
+            .args(["-R", &user.to_string()])
+            .arg(objects)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", shown(&output));
+    };
+    owner(4321);
+    let daemon = scene.env.daemon();
+    let plan = plan(&scene.env, "strict");
+    let output = scene.env.run(&["task", "run", plan.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1), "{}", shown(&output));
+    let session = scene.env.json(&["sessions", "show", &last_session(&scene.env)]);
+    let message = session["session"]["outcome"]["message"].as_str().unwrap();
+    assert!(
+        message.contains("not merged: its worktree was left as it is"),
+        "{message}"
+    );
+    let list = scene.env.json(&["worktrees"]);
+    let worktree = Path::new(list["worktrees"][0]["path"].as_str().unwrap());
+    assert_eq!(file(worktree), "theirs\n");
+    // The reason is gone, and nothing is lost.
+    owner(1234);
+    scene.env.ok(&["worktrees", "prune"]);
+    let branch = scene.env.json(&["worktrees"])["worktrees"][0]["branch"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    assert_eq!(
+        git(&scene.env, &repository, &format!("show {branch}:file")),
+        "theirs"
+    );
+    daemon.stop();
+}
+
 #[test]
 fn a_node_begins_at_the_branch_of_the_one_that_it_needs() {
     let mut scene = Scene::bare(false);

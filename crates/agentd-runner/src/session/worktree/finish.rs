@@ -85,7 +85,6 @@ impl Worktrees<'_> {
             WorktreePolicy::Merge => merged(&git, &dir, &worktree, &work, branch.as_deref())?,
         };
         report.branch = report.branch.or(branch);
-        report.changed = work.changed.len() as u64;
         let files_go = match report.outcome {
             WorkspaceOutcome::Kept | WorkspaceOutcome::Conflict => false,
             WorkspaceOutcome::Merged | WorkspaceOutcome::Unchanged if !work.nested.is_empty() => {
@@ -105,6 +104,7 @@ impl Worktrees<'_> {
             }
             self.close(&dir, &git, worktree)?;
         } else {
+            report.changed = work.changed.len() as u64;
             renew(&git, &dir, &worktree, &work, committed)?;
             worktree.kept = true;
             write_record(&dir, &worktree)?;
