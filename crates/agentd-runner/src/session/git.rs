@@ -315,14 +315,16 @@ impl Git {
 }
 
 /// Files in a user's checkout get the modes that the user's own git gives them; agentd's own mask would take every right
-/// away from everybody else.
+/// away from everybody else. And a git does not go on when agentd is killed: the next agentd begins the same again. (The
+/// thread that waits for it lives as long as it does.)
 #[expect(unsafe_code, reason = "the mask of a child can be set in no other way")]
 fn mask_as_users_do(command: &mut Command) {
     let mask = || {
         rustix::process::umask(rustix::fs::Mode::WGRP | rustix::fs::Mode::WOTH);
+        rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
         Ok(())
     };
-    // SAFETY: between fork and exec this is one system call, which takes no lock and allocates nothing.
+    // SAFETY: between fork and exec these are two system calls, which take no lock and allocate nothing.
     unsafe { command.pre_exec(mask) };
 }
 

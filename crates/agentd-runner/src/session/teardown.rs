@@ -117,6 +117,7 @@ fn worktree(
             message: format!("not merged: its worktree was left as it is: {error}"),
             reason: Some(error.to_string()),
             changed: 0,
+            beside: 0,
         })),
         finished => finished,
     }

@@ -396,6 +396,62 @@ pub fn remove(path: &Path, budget: &mut Budget) -> Result<Progress, StepError> {
     }
 }
 
+struct Opener {
+    owner: u32,
+}
+
+impl Visitor for Opener {
+    fn enter(&mut self, fd: BorrowedFd<'_>, found: &Found) -> io::Result<Go> {
+        if found.uid == self.owner && found.mode & 0o700 != 0o700 {
+            set_mode(fd, found.mode | 0o700)?;
+        }
+        Ok(Go::On)
+    }
+
+    fn entry(&mut self, dir: BorrowedFd<'_>, name: &CStr) -> io::Result<Go> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rfs::openat(dir, name, flags, Mode::empty())?;
+        let found = Found::of(fd.as_fd())?;
+        let closed = found.kind == FileType::RegularFile && found.mode & 0o400 == 0;
+        if closed && found.uid == self.owner {
+            set_mode(fd.as_fd(), found.mode | 0o400)?;
+        }
+        Ok(Go::On)
+    }
+
+    fn leave(&mut self, _: BorrowedFd<'_>, _: &CStr, _: BorrowedFd<'_>) -> io::Result<Go> {
+        Ok(Go::On)
+    }
+}
+
+/// Lets a tree's owner read all that is the owner's in it, and change its directories.
+///
+/// # Errors
+/// When a part of it cannot be looked at or changed, or it has too many entries.
+pub(crate) fn open_up(path: &Path, owner: u32, budget: &mut Budget) -> Result<(), StepError> {
+    let doing = "make readable";
+    let (above, name) = split(path)?;
+    let mount = Found::at(above.as_fd(), &name)
+        .map_err(StepError::io(doing, path))?
+        .mount;
+    let mut trouble = Trouble::default();
+    let walked = walk(
+        above.as_fd(),
+        &name,
+        mount,
+        budget,
+        &mut trouble,
+        &mut Opener { owner },
+    );
+    if walked.map_err(StepError::io(doing, path))? == Progress::More {
+        return Err(StepError::agent(format!(
+            "{} has too many files to be looked at",
+            path.display()
+        )));
+    }
+    trouble.into_error(doing, path).map_or(Ok(()), Err)
+}
+
 /// Which files have all their names in the tree.
 struct Links {
     owner: u32,

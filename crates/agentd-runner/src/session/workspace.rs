@@ -56,13 +56,18 @@ pub struct WorkspaceReport {
     pub reason: Option<String>,
     /// Paths with changes that are not committed.
     pub changed: u64,
+    /// What is kept of commits that were not on the branch, although it was merged.
+    pub beside: u64,
 }
 
 impl WorkspaceReport {
     /// True when nothing of it needs a person's attention.
     #[must_use]
     pub fn is_expected(&self) -> bool {
-        self.reason.is_none() && self.outcome != WorkspaceOutcome::Conflict && self.changed == 0
+        self.reason.is_none()
+            && self.outcome != WorkspaceOutcome::Conflict
+            && self.changed == 0
+            && self.beside == 0
     }
 
     /// A result, or an error, with what became of the worktree: `branch`, `merged`, `reason` (why not, though it was to
@@ -141,6 +146,7 @@ mod tests {
             message: String::new(),
             reason: Some("main has changes".into()),
             changed: 2,
+            beside: 0,
         };
         let added = |text: &str| {
             report
@@ -162,6 +168,7 @@ mod tests {
             branch: None,
             reason: None,
             changed: 0,
+            beside: 0,
             message: String::new(),
         };
         assert_eq!(merged.add_to(&Json::empty_object()).text(), r#"{"merged":true}"#);

@@ -55,6 +55,9 @@ pub struct Worktree {
     pub path: PathBuf,
     /// The git directory of the workspace's repository, common to all its worktrees.
     pub repository: PathBuf,
+    /// The workspace; empty in records of agentd 0.1.
+    #[serde(default)]
+    pub workspace: PathBuf,
     /// The branch that was made for the session.
     pub branch: String,
     /// The commit that it began from.
@@ -141,6 +144,7 @@ impl Worktree {
             message: message.into(),
             reason: None,
             changed: 0,
+            beside: 0,
         }
     }
 }

@@ -260,7 +260,11 @@ fn two_sides_that_agree_become_a_merge_commit_and_two_that_do_not_stay() {
     let report = scene.finish(conflicting, Merge);
     assert_eq!(report.outcome, WorkspaceOutcome::Conflict, "{}", report.message);
     assert_eq!(report.branch.as_ref(), Some(&second.branch));
-    assert!(report.message.contains(&format!("git merge {}", second.branch)));
+    assert!(
+        report
+            .message
+            .contains(&format!("merge --no-overwrite-ignore {}", second.branch))
+    );
     assert_eq!(scene.own(&["rev-parse", "main"]), before);
     assert_eq!(scene.read("file"), "one\nUSER\nthree\n");
     assert_eq!(scene.own(&["status", "--porcelain"]), "");

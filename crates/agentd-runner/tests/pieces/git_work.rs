@@ -444,6 +444,85 @@ fn what_an_agent_wrote_for_git_to_run_is_gone_from_a_worktree_that_stays() {
     );
 }
 
+/// What git passes over without a word, and calls unchanged.
+#[test]
+fn changes_that_git_does_not_see_are_seen() {
+    let hide = "echo secret > file && git update-index --assume-unchanged file";
+    let skip = "echo secret > file && git update-index --skip-worktree file";
+    let closed = "mkdir closed && echo secret > closed/file && chmod 000 closed";
+    let gone = "git checkout -qb mine && echo secret > new && git add new && git -c user.name=a -c user.email=a@b \
+        commit -qm work && git checkout -q - && echo x > file && chmod 000 .git";
+    for script in [hide, skip, closed, gone] {
+        for policy in [Drop, Merge, Keep] {
+            let scene = Scene::of(if is_root() {
+                OTHER
+            } else {
+                nix::unistd::geteuid().as_raw()
+            });
+            let (id, worktree) = scene.made();
+            scene.command(&worktree.path, "/bin/sh", &["-euc", script]);
+            let report = scene.finish(id, policy);
+            let expected = if policy == Drop {
+                WorkspaceOutcome::Dropped
+            } else {
+                WorkspaceOutcome::Kept
+            };
+            assert_eq!(report.outcome, expected, "{script}: {}", report.message);
+            scene.worktrees().retire(id, policy != Drop).unwrap();
+            assert!(!worktree.path.exists(), "{script}");
+            let all =
+                "git rev-list --objects --no-object-names --all | git cat-file --batch | tr -cd '\\n -~'";
+            let all = scene.command(&scene.repository, "/bin/sh", &["-euc", all]);
+            assert!(all.contains("secret"), "{script} {policy:?}: {}", report.message);
+        }
+    }
+}
+
+#[test]
+fn files_in_a_submodules_directory_stay() {
+    let scene = Scene::new();
+    let module = scene.repository.join("module");
+    scene.at(&scene.repository, &["init", "--quiet", "module"]);
+    scene.put(&module, "file", "x");
+    scene.commit(&module, "inner");
+    scene.commit(&scene.repository, "outer");
+    for policy in [Drop, Merge] {
+        let (id, worktree) = scene.made();
+        scene.put(&worktree.path, "module/new", "precious");
+        let report = scene.finish(id, policy);
+        assert!(report.message.contains("stays"), "{}", report.message);
+        scene.worktrees().retire(id, false).unwrap();
+        assert!(worktree.path.join("module/new").exists());
+        fs::remove_file(worktree.path.join("module/new")).unwrap();
+        scene.forget(id);
+    }
+}
+
+/// Of a shallow clone git does not know all ancestors; of a sparse one a new file may be beside the patterns.
+#[test]
+fn work_in_shallow_and_sparse_clones_is_merged() {
+    let mut scene = Scene::new();
+    scene.put(&scene.repository, "in/file", "in");
+    scene.commit(&scene.repository, "second");
+    let root = scene.place.root.path().canonicalize().unwrap();
+    let url = format!("file://{}", scene.repository.display());
+    let clone = root.join("shallow");
+    scene.at(
+        &root,
+        &["clone", "--quiet", "--depth=1", &url, clone.to_str().unwrap()],
+    );
+    scene.repository = clone;
+    scene.own(&["sparse-checkout", "set", "in"]);
+    let (id, worktree) = scene.made();
+    scene.put(&worktree.path, "beside/new", "x");
+    scene.put(&scene.repository, "in/users", "u");
+    scene.commit(&scene.repository, "user");
+    let report = end(&scene, id, commit_all());
+    assert_eq!(report.outcome, WorkspaceOutcome::Merged, "{}", report.message);
+    assert_eq!(scene.own(&["show", "main:beside/new"]), "x");
+    assert_eq!(scene.own(&["status", "--porcelain"]), "");
+}
+
 #[test]
 fn a_repository_in_the_worktree_stays_where_it_is() {
     let scene = Scene::new();

@@ -115,9 +115,9 @@ fn row(worktree: &WorktreeInfo) -> Vec<Field> {
 /// How to get at what is kept under a name.
 fn recovery(repository: &str, saved: &SavedWork) -> String {
     format!(
-        "{} is kept as {}: `git -C {} branch recovered-{} {}` makes a branch of it",
-        saved.what,
+        "kept as {} ({}): `git -C {} branch recovered-{} {}` makes a branch of it",
         saved.reference,
+        saved.what,
         shell::word(repository),
         shortened_id(&saved.commit),
         shell::word(&saved.reference)
@@ -201,7 +201,7 @@ fn said(worktree: &PrunedWorktree, force: bool) -> String {
         text.push_str(&format!("; its branch {branch} stays"));
     }
     for saved in &worktree.saved {
-        text.push_str(&format!("; {} is kept as {}", saved.what, saved.reference));
+        text.push_str(&format!("; kept as {}: {}", saved.reference, saved.what));
     }
     if !worktree.forgotten.is_empty() {
         let commits: Vec<&str> = worktree

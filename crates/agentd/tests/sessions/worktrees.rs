@@ -471,19 +471,10 @@ fn work_that_is_not_merged_is_no_success() {
     let output = scene.env.run(&["run", "strict"]);
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{stderr}");
-    let by_hand = stderr
-        .split("To merge by hand: ")
-        .nth(1)
-        .unwrap()
-        .lines()
-        .next()
-        .unwrap();
+    let by_hand = stderr.split("To merge by hand (as user 1234): ").nth(1).unwrap();
+    let by_hand = by_hand.lines().next().unwrap();
     git(&scene.env, &repository, "checkout --quiet -- file");
-    let output = run_printed(
-        &scene.env,
-        &format!("cd '{}'; {by_hand}", repository.display()),
-        1234,
-    );
+    let output = run_printed(&scene.env, by_hand, 1234);
     assert!(output.status.success(), "{by_hand}: {}", shown(&output));
     assert_eq!(file(&repository), "theirs\n");
     daemon.stop();

@@ -2,7 +2,7 @@
 
 use super::super::error::StepError;
 use super::super::state;
-use super::{At, Git, words};
+use super::{At, Git, refused, words};
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
@@ -46,6 +46,10 @@ impl View {
             None,
         )?;
         state::write_new(fd.as_fd(), git_dir, "config", config.as_bytes(), 0o644, None)?;
+        // Where a shallow clone's history ends.
+        if let Ok(shallow) = std::fs::read(common.join("shallow")) {
+            state::write_new(fd.as_fd(), git_dir, "shallow", &shallow, 0o644, None)?;
+        }
         Ok(Self {
             git_dir: git_dir.to_owned(),
             objects: common.join("objects"),
@@ -92,7 +96,12 @@ impl View {
             "--ignore-submodules=all",
             &untracked,
         ]);
-        Ok(git.run(At::View(self), &arguments)?.output)
+        let answer = git.run(At::View(self), &arguments)?;
+        // It passes over what it cannot look into, and succeeds.
+        if answer.message.contains("could not open directory") {
+            return Err(refused(At::View(self), &arguments, &answer));
+        }
+        Ok(answer.output)
     }
 
     /// The same, with files and their index.

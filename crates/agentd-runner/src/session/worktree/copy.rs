@@ -2,11 +2,14 @@
 //!
 //! Its files are the agent's to write. So it is looked at only where it is what agentd made (directories that are no
 //! links, objects that are files, the list of borrowed objects as it was): its names are read by commands that run
-//! nothing, its objects through a `View` with a configuration of our own. What is not as it was made is not read; then
-//! its files are all that there is.
+//! nothing, its objects through a `View` with a configuration of our own. What is not as it was made is not read, and stays
+//! where it is.
 
 use super::super::error::StepError;
-use super::super::git::{At, Git, Sparse, View, words};
+use super::super::git::{At, Git, Sparse, View, refused, words};
+use super::super::state;
+use super::super::tree::{self, Budget};
+use super::save::copy_index;
 use super::source::{self, lines};
 use super::{Worktree, alternates_of, object_id};
 use agentd_supervisor::dir::SessionDir;
@@ -27,7 +30,7 @@ const NAMES_MAX: usize = 1000;
 pub(super) struct Copy {
     /// Its objects, besides those that it borrows; absent when they must not be read.
     objects: Option<PathBuf>,
-    /// Where its index is, when that may be read.
+    /// A copy of its index, without what hides changes; of the commit, when there is no index to be read.
     pub(super) index: PathBuf,
     /// The commit that is checked out.
     pub(super) head: Option<String>,
@@ -41,23 +44,38 @@ pub(super) struct Copy {
 
 impl Copy {
     /// Looks at the repository of a worktree whose agent is gone.
+    ///
+    /// # Errors
+    /// When it is there and not as agentd made it: its commits must not be read, and must not be lost.
     pub(super) fn read(git: &Git, dir: &SessionDir, worktree: &Worktree) -> Result<Self, StepError> {
         let git_dir = worktree.git_dir();
+        // Git passes over directories that it cannot read.
+        let mut budget = Budget::entries(tree::ENTRIES_MAX);
+        tree::open_up(&worktree.path, worktree.uid, &mut budget)?;
+        let looking = dir.root().join("looking");
+        state::remove_all(&looking)?;
+        state::make(&looking, 0o700, Some((worktree.uid, worktree.gid)))?;
         let mut copy = Self {
             objects: None,
-            index: dir.root().join("no-index"),
+            index: looking.join("index"),
             head: None,
             tip: None,
             names: Vec::new(),
             ignored: rules(worktree),
             sparse: None,
         };
-        if let Err(why) = as_made(&git_dir, worktree) {
-            tracing::warn!(path = %git_dir.display(), why, "a worktree's repository is not as it was made, and is not read");
+        // Without it there is nothing but the files.
+        if !git_dir.symlink_metadata().is_ok_and(|found| found.is_dir()) {
+            copy.take_index(git, dir, worktree)?;
             return Ok(copy);
         }
+        as_made(&git_dir, worktree).map_err(|why| {
+            StepError::agent(format!(
+                "{} is not as agentd made it ({why}); what is in it can only be got at by hand",
+                git_dir.display()
+            ))
+        })?;
         copy.objects = Some(git_dir.join("objects"));
-        copy.index = git_dir.join("index");
         copy.head = source::commit(git, &git_dir, "HEAD")?;
         copy.tip = source::commit(git, &git_dir, &format!("refs/heads/{}", worktree.branch))?;
         copy.sparse = source::sparse(git, At::Repository(&git_dir), &git_dir)?;
@@ -68,7 +86,54 @@ impl Copy {
         if let Some(head) = &copy.head {
             copy.names.push(("HEAD".into(), head.clone()));
         }
+        copy.take_index(git, dir, worktree)?;
         Ok(copy)
+    }
+
+    /// True when there is a repository to be read, and not its files alone.
+    pub(super) fn has_repository(&self) -> bool {
+        self.objects.is_some()
+    }
+
+    /// Copies the index, and clears the marks by which files are taken for unchanged, whatever is in them.
+    fn take_index(&self, git: &Git, dir: &SessionDir, worktree: &Worktree) -> Result<(), StepError> {
+        let head = self.head.as_ref().unwrap_or(&worktree.base);
+        let owner = (worktree.uid, worktree.gid);
+        let own = worktree.git_dir().join("index");
+        let copied = self.has_repository() && copy_index(&own, &self.index, owner)?;
+        let view = self
+            .view(git, dir, worktree, head)?
+            .with_files(&worktree.path, &self.index);
+        let at = At::View(&view);
+        let listed = match copied {
+            true => git.ask(at, &words(["ls-files", "-v", "-z"]))?,
+            false => return git.run(at, &words(["read-tree", "--reset", head])).map(|_| ()),
+        };
+        if listed.code != 0 {
+            // It is no index.
+            state::remove_all(&self.index)?;
+            return git.run(at, &words(["read-tree", "--reset", head])).map(|_| ());
+        }
+        let mut marked = Vec::new();
+        for entry in listed.output.split(|byte| *byte == 0) {
+            let [tag, b' ', path @ ..] = entry else { continue };
+            let skipped = *tag == b'S' && self.sparse.is_none();
+            if tag.is_ascii_lowercase() || skipped {
+                marked.extend(path);
+                marked.push(0);
+            }
+        }
+        if marked.is_empty() {
+            return Ok(());
+        }
+        for mark in ["--no-assume-unchanged", "--no-skip-worktree"] {
+            let arguments = words(["update-index", mark, "-z", "--stdin"]);
+            let cleared = git.ask_with(at, &arguments, Some(&marked))?;
+            if cleared.code != 0 {
+                return Err(refused(at, &arguments, &cleared));
+            }
+        }
+        Ok(())
     }
 
     /// The rules of what git ignores.
@@ -151,7 +216,8 @@ impl Copy {
         Ok(unsaved)
     }
 
-    /// The paths of repositories of their own among a worktree's files that git tracks: submodules that are checked out.
+    /// The paths of repositories of their own among a worktree's files that git tracks: submodules that have files. Git
+    /// itself says nothing of these.
     pub(super) fn nested(
         &self,
         git: &Git,
@@ -165,7 +231,17 @@ impl Copy {
     }
 }
 
-/// The entries of a view's index that are repositories of their own, and are there.
+impl Drop for Copy {
+    fn drop(&mut self) {
+        if let Some(looking) = self.index.parent()
+            && let Err(error) = state::remove_all(looking)
+        {
+            tracing::warn!(path = %looking.display(), %error, "a copy of an index is left");
+        }
+    }
+}
+
+/// The entries of a view's index that are repositories of their own, and have files.
 pub(super) fn gitlinks(git: &Git, view: &View, files: &Path) -> Result<Vec<PathBuf>, StepError> {
     // First the modes alone: of most repositories nothing else is needed.
     let modes = git.run(At::View(view), &words(["ls-files", "--format=%(objectmode)"]))?;
@@ -180,8 +256,13 @@ pub(super) fn gitlinks(git: &Git, view: &View, files: &Path) -> Result<Vec<PathB
     Ok(paths
         .filter_map(|entry| entry.strip_prefix(b"160000 "))
         .map(|path| PathBuf::from(OsStr::from_bytes(path)))
-        .filter(|path| files.join(path).join(".git").symlink_metadata().is_ok())
+        .filter(|path| is_filled(&files.join(path)))
         .collect())
+}
+
+/// A submodule that is not checked out is an empty directory.
+fn is_filled(dir: &Path) -> bool {
+    fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some())
 }
 
 fn has_commits(git: &Git, view: &View, object: &str, known: &BTreeSet<String>) -> Result<bool, StepError> {
@@ -195,7 +276,7 @@ fn has_commits(git: &Git, view: &View, object: &str, known: &BTreeSet<String>) -
     if answer.code == 0 {
         return Ok(!answer.output.is_empty());
     }
-    Err(super::super::git::refused(At::View(view), &arguments, &answer))
+    Err(refused(At::View(view), &arguments, &answer))
 }
 
 /// Earlier stashes are known to the log of the newest alone.

@@ -60,7 +60,8 @@ impl Worktrees<'_> {
             return Ok(Some(report));
         }
         let mut work = self.take_back(&git, &dir, &mut worktree)?;
-        let committed = ending.commit_changes && !work.changed.is_empty();
+        // Where the agent took the repository away, what is left of that may be among the files.
+        let committed = ending.commit_changes && !work.changed.is_empty() && work.copy.has_repository();
         if committed {
             self.commit_changes(&git, session, &dir, &worktree, &mut work)?;
         }
@@ -76,7 +77,6 @@ impl Worktrees<'_> {
                 reason: None,
                 ..unmerged(
                     &worktree,
-                    &work,
                     branch.as_deref(),
                     WorkspaceOutcome::Kept,
                     "the session did not complete".into(),
@@ -101,6 +101,8 @@ impl Worktrees<'_> {
             ) {
                 report.branch = None;
                 self.remove_branch(&git, &worktree, &work.tip)?;
+                report.beside = worktree.saved.len() as u64;
+                report.message.push_str(&kept_names(&worktree));
             }
             self.close(&dir, &git, worktree)?;
         } else {
@@ -288,15 +290,21 @@ impl Worktrees<'_> {
         let message = if worktree.saved.is_empty() {
             "the worktree is removed; nothing was changed in it".to_owned()
         } else {
-            let changed = match work.changed.len() {
-                0 => String::new(),
-                1 => "1 changed path and ".to_owned(),
-                many => format!("{many} changed paths and "),
-            };
             let commits = merge::count_commits(git, dir, worktree, &work.tip, &worktree.base)?;
+            let size = match (work.changed.len() as u64, commits) {
+                (0, 0) => String::new(),
+                (changed, 0) => format!(" ({})", many(changed, "changed path")),
+                (0, commits) => format!(" ({})", many(commits, "commit")),
+                (changed, commits) => {
+                    format!(
+                        " ({} and {})",
+                        many(changed, "changed path"),
+                        many(commits, "commit")
+                    )
+                }
+            };
             format!(
-                "the worktree is removed; its work ({changed}{}) is kept{}",
-                many(commits, "commit"),
+                "the worktree is removed; its work{size} is kept{}",
                 kept_names(worktree)
             )
         };
@@ -381,7 +389,7 @@ fn merged(
     work: &Work,
     branch: Option<&str>,
 ) -> Result<WorkspaceReport, StepError> {
-    let stays = |outcome, why: String| Ok(unmerged(worktree, work, branch, outcome, why));
+    let stays = |outcome, why: String| Ok(unmerged(worktree, branch, outcome, why));
     if !work.changed.is_empty() {
         return stays(
             WorkspaceOutcome::Kept,

@@ -55,6 +55,7 @@ impl Worktrees<'_> {
         let worktree = Worktree {
             path: dir.worktree(),
             repository: source.common.path.clone(),
+            workspace: new.workspace.path.clone(),
             branch: source.common.free_branch(new.agent, new.session)?,
             base,
             base_branch: source.branch.clone(),

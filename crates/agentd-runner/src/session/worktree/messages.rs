@@ -4,27 +4,28 @@ use super::super::workspace::{WorkspaceOutcome, WorkspaceReport};
 use super::finish::Work;
 use super::{Saved, Worktree, command_line};
 use agentd_protocol::SessionId;
+use agentd_supervisor::shell;
 use std::path::{Path, PathBuf};
 
 /// Work that was to be merged and is not: why, where it is, and how it gets there.
 pub(super) fn unmerged(
     worktree: &Worktree,
-    work: &Work,
     branch: Option<&str>,
     outcome: WorkspaceOutcome,
     why: String,
 ) -> WorkspaceReport {
-    let by_hand = branch
-        .and_then(|branch| Some((branch, worktree.base_branch.as_ref()?)))
-        .map(|(branch, _)| {
-            format!(
-                ". To merge by hand: git merge {}",
-                agentd_supervisor::shell::word(branch)
-            )
-        });
+    // Git would write over files that the workspace ignores.
+    let by_hand = branch.filter(|_| worktree.base_branch.is_some()).map(|branch| {
+        let command = format!("merge --no-overwrite-ignore {}", shell::word(branch));
+        format!(
+            ". To merge by hand{}: {}",
+            by_owner(worktree),
+            command_line(&worktree.workspace, &command)
+        )
+    });
     let message = format!(
         "not merged: {why}; {}{}",
-        kept(worktree, work, branch),
+        place(worktree, branch),
         by_hand.unwrap_or_default()
     );
     WorkspaceReport {
@@ -35,15 +36,21 @@ pub(super) fn unmerged(
 
 /// Where a worktree that stays is, and what is in it.
 pub(super) fn kept(worktree: &Worktree, work: &Work, branch: Option<&str>) -> String {
+    let mut said = place(worktree, branch);
+    if !work.changed.is_empty() {
+        said.push_str(&format!("; {} not committed", changes(&work.changed)));
+    }
+    said
+}
+
+/// Where a worktree that stays is, and its commits are.
+fn place(worktree: &Worktree, branch: Option<&str>) -> String {
     let mut said = format!("the worktree {} is there", worktree.path.display());
     if let Some(branch) = branch {
         said.push_str(&format!(
             ", and its commits are on the branch {branch} of {}",
             worktree.repository.display()
         ));
-    }
-    if !work.changed.is_empty() {
-        said.push_str(&format!("; {} not committed", changes(&work.changed)));
     }
     said.push_str(&kept_names(worktree));
     let euid = rustix::process::geteuid();
@@ -57,9 +64,17 @@ pub(super) fn kept(worktree: &Worktree, work: &Work, branch: Option<&str>) -> St
     said
 }
 
+/// Git refuses to work in what belongs to another user, and what it made there would be that user's.
+fn by_owner(worktree: &Worktree) -> String {
+    match rustix::process::geteuid().is_root() && worktree.uid != 0 {
+        true => format!(" (as user {})", worktree.uid),
+        false => String::new(),
+    }
+}
+
 /// Git refuses to look at what belongs to another user, unless it is told that this is meant.
 fn foreign_status(path: &Path) -> String {
-    let path = agentd_supervisor::shell::word(path);
+    let path = shell::word(path);
     format!("git -c safe.directory={path} -C {path} status")
 }
 
@@ -83,15 +98,13 @@ pub(super) fn changes(changed: &[Vec<u8>]) -> String {
 pub(super) fn kept_names(worktree: &Worktree) -> String {
     let one = |saved: &Saved| {
         let short: String = saved.commit.chars().take(12).collect();
-        let command = format!(
-            "branch recovered-{short} {}",
-            agentd_supervisor::shell::word(&saved.reference)
-        );
+        let command = format!("branch recovered-{short} {}", shell::word(&saved.reference));
         format!(
-            "; {} as {}: `{}` makes a branch of it",
+            "; {} as {}: `{}` makes a branch of it{}",
             saved.what,
             saved.reference,
-            command_line(&worktree.repository, &command)
+            command_line(&worktree.repository, &command),
+            by_owner(worktree)
         )
     };
     worktree.saved.iter().map(one).collect()

@@ -68,7 +68,7 @@ impl<'a> Saving<'a> {
         if !copied {
             git.run(at, &words(["read-tree", parent]))?;
         }
-        git.run(at, &words(["add", "--all", "."]))?;
+        git.run(at, &words(["add", "--all", "--sparse", "."]))?;
         if let Some(nested) = copy::gitlinks(git, &view, &worktree.path)?.first() {
             return Err(StepError::agent(format!(
                 "{} is a repository of its own, whose commits cannot be a part of another",

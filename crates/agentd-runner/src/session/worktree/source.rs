@@ -50,6 +50,12 @@ impl<'a> Source<'a> {
         let git = git.for_owner((workspace.uid, workspace.gid));
         let shown = workspace.path.display();
         let found = At::Found(&workspace.path);
+        let bare = git.ask(found, &words(["rev-parse", "--is-bare-repository"]))?;
+        if bare.code == 0 && bare.line() == "true" {
+            return Err(StepError::declaration(format!(
+                "the workspace {shown} is a bare repository, which has no files; clone it, and name the clone"
+            )));
+        }
         let top = git.run(found, &words(["rev-parse", "--show-toplevel"])).map_err(|error| {
             StepError::declaration(format!(
                 "the workspace {shown} cannot have worktrees: {error}; `git init {}` makes it a repository, or set \
@@ -376,9 +382,11 @@ pub(super) fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, StepError> {
 }
 
 /// Settings that are the repository's own and not a copy's, by the beginning of their keys.
-const NOT_COPIED: [&str; 18] = [
+const NOT_COPIED: [&str; 20] = [
     "core.repositoryformatversion",
     "core.bare",
+    "core.filemode",
+    "core.logallrefupdates",
     "core.worktree",
     "core.excludesfile",
     "core.sparsecheckout",
