@@ -240,7 +240,10 @@ impl Site {
             .engine
             .users(agent, home_number, owner.as_ref())
             .map_err(|error| StepError::declaration(error.to_string()))?;
-        let base = self.order.node.as_ref().map_or(Ok(None), base_branch)?;
+        let base = match &self.order.node {
+            Some(node) => base_branch(node, &mut self.warnings)?,
+            None => None,
+        };
         if base.is_some() && (owner.is_none() || agent.workspace_mode != WorkspaceMode::Worktree) {
             return Err(StepError::declaration(format!(
                 "the node is to begin at another's branch (base), and agent {} works in no worktree; add workspace_mode = \
@@ -527,7 +530,7 @@ impl Ready {
 }
 
 /// The branch that a node's worktree begins from: that of the needed node which its plan names, unless that is merged.
-fn base_branch(node: &AcquiredNode) -> Step<Option<String>> {
+fn base_branch(node: &AcquiredNode, warnings: &mut Vec<String>) -> Step<Option<String>> {
     let context = &node.context;
     let Some(Work::Agent(AgentWork { base: Some(base), .. })) = &context.node.work else {
         return Ok(None);
@@ -542,6 +545,12 @@ fn base_branch(node: &AcquiredNode) -> Step<Option<String>> {
             "base = {base:?}: the node does not depend on a node of this name that has a result"
         )));
     };
+    if let Some(count) = result["uncommitted"].as_u64() {
+        warnings.push(format!(
+            "base = {base:?}: that node left {count} changed paths uncommitted, which no branch has; uncommitted = \"commit\" of \
+             its agent commits them"
+        ));
+    }
     if result["merged"] == true {
         return Ok(None);
     }

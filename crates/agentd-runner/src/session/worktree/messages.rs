@@ -25,7 +25,7 @@ pub(super) fn unmerged(
     });
     let message = format!(
         "not merged: {why}; {}{}",
-        place(worktree, branch),
+        place(worktree, branch, &[]),
         by_hand.unwrap_or_default()
     );
     WorkspaceReport {
@@ -36,21 +36,20 @@ pub(super) fn unmerged(
 
 /// Where a worktree that stays is, and what is in it.
 pub(super) fn kept(worktree: &Worktree, work: &Work, branch: Option<&str>) -> String {
-    let mut said = place(worktree, branch);
-    if !work.changed.is_empty() {
-        said.push_str(&format!("; {} not committed", changes(&work.changed)));
-    }
-    said
+    place(worktree, branch, &work.changed)
 }
 
-/// Where a worktree that stays is, and its commits are.
-fn place(worktree: &Worktree, branch: Option<&str>) -> String {
+/// Where a worktree that stays is, where its commits are, and what is not committed.
+fn place(worktree: &Worktree, branch: Option<&str>, changed: &[Vec<u8>]) -> String {
     let mut said = format!("the worktree {} is there", worktree.path.display());
     if let Some(branch) = branch {
         said.push_str(&format!(
             ", and its commits are on the branch {branch} of {}",
             worktree.repository.display()
         ));
+    }
+    if !changed.is_empty() {
+        said.push_str(&format!("; {} not committed", changes(changed)));
     }
     said.push_str(&kept_names(worktree));
     let euid = rustix::process::geteuid();
