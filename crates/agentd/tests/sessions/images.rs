@@ -127,6 +127,14 @@ fn programs_from_places_that_sessions_hide_are_moved_and_files_refused() {
     );
     let built = env.json(&build);
     assert_eq!(built["moved"], json!({ tool: "/usr/local/bin/my-agent" }));
+    // Two of one name have no place there, and neither is left out without a word.
+    program(&env, "others/my-agent", "#!/bin/sh\n");
+    let other = env.path("others/my-agent");
+    let failed = env.fails(
+        65,
+        &[&build[..], &["--program", other.to_str().unwrap()]].concat(),
+    );
+    assert!(failed.contains("where another file is"), "{failed}");
     let agent = |name: &str, more: &str| {
         format!(
             "[[agents]]\nname = \"{name}\"\nruntime = \"podman\"\nimage = \"localhost/agent:1\"\nharness = \"custom\"\n\

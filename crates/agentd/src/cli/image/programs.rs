@@ -77,8 +77,17 @@ impl Programs<'_> {
             from: Origin::Host(real.clone()),
         };
         let inside = to.strip_prefix("/").unwrap_or(&to);
-        if self.tree.add(inside, entry) && is_hidden {
-            self.tree.moved.push((path.to_owned(), to.clone()));
+        let added = self.tree.add(inside, entry);
+        let moved = (path.to_owned(), to.clone());
+        if is_hidden && added {
+            self.tree.moved.push(moved);
+        } else if is_hidden && !self.tree.moved.contains(&moved) {
+            return Err(Failure::bad_input(format!(
+                "{} would be {} in the image, where another file is",
+                path.display(),
+                to.display()
+            ))
+            .hint("give one of them another name"));
         }
         self.needs_of(&real, 0)?;
         Ok(true)
