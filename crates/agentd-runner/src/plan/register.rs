@@ -26,7 +26,7 @@ pub struct Registration {
     pub batches: Vec<Vec<NodeSpec>>,
     /// Every node's id, in the order of the file.
     pub node_ids: Vec<NodeId>,
-    /// True: it hands out nothing when it is whole, until somebody resumes it.
+    /// True: it hands out nothing when it is whole, until it is resumed.
     stays_paused: bool,
 }
 
@@ -141,7 +141,7 @@ impl BoundPlan {
 }
 
 impl Registration {
-    /// The same for a task that hands out nothing until somebody resumes it.
+    /// The same for a task that hands out nothing until it is resumed.
     #[must_use]
     pub fn paused(mut self) -> Self {
         self.register.paused = true;

@@ -1,7 +1,7 @@
 //! A worktree's own repository: made for an agent, and made anew when its files stay.
 //!
-//! An agent writes its repository's configuration and hooks, which name programs. Whoever looks at a worktree that stays
-//! would run them with their own rights. So nothing of the agent's repository is left then but names, objects and the
+//! An agent writes its repository's configuration and hooks, which name programs. A user who looks at a worktree that stays
+//! would run them with the user's own rights. So nothing of the agent's repository is left then but names, objects and the
 //! index: they are data.
 
 use super::super::error::StepError;
