@@ -607,6 +607,64 @@ fn the_files_are_the_agents_while_it_works_and_the_owners_afterwards() {
     assert_eq!(scene.own(&["show", &format!("{}:new", worktree.branch)]), "x");
 }
 
+/// As agentd 0.1 made and recorded them; sessions that began then end now.
+#[test]
+fn linked_worktrees_of_an_earlier_agentd_are_finished() {
+    let scene = Scene::new();
+    let linked = |name: &str| {
+        let id = session();
+        let dir = scene.place.dirs.make_session(id).unwrap();
+        let branch = format!("agentd/reviewer/{name}");
+        scene.own(&[
+            "worktree",
+            "add",
+            "--quiet",
+            "-b",
+            &branch,
+            dir.worktree().to_str().unwrap(),
+        ]);
+        let owner = scene.owner();
+        let record = serde_json::json!({
+            "path": dir.worktree(),
+            "repository": scene.repository.join(".git"),
+            "branch": branch,
+            "base": scene.own(&["rev-parse", "HEAD"]),
+            "base_branch": "main",
+            "uid": owner.uid,
+            "gid": owner.gid,
+        });
+        fs::write(dir.root().join("worktree.json"), record.to_string()).unwrap();
+        (id, dir.worktree())
+    };
+    let (id, path) = linked("merged");
+    scene.put(&path, "new", "x");
+    scene.commit(&path, "work");
+    assert_eq!(scene.finish(id, Merge).outcome, WorkspaceOutcome::Merged);
+    assert_eq!(scene.read("new"), "x");
+    scene.assert_clean();
+    let (id, path) = linked("dirty");
+    scene.put(&path, "precious", "x");
+    for policy in [Merge, Drop] {
+        assert_eq!(scene.finish(id, policy).outcome, WorkspaceOutcome::Kept);
+        assert!(path.join("precious").exists());
+    }
+    let refused = scene.worktrees().retire(id, true).unwrap_err().to_string();
+    run_printed(&scene, commands(&refused)[0]);
+    assert!(!path.exists());
+    scene.worktrees().retire(id, false).unwrap();
+    let (id, path) = linked("committed");
+    scene.put(&path, "other", "x");
+    scene.commit(&path, "work");
+    assert_eq!(scene.finish(id, Drop).outcome, WorkspaceOutcome::Dropped);
+    assert!(!path.exists());
+    scene.own(&["merge", "--quiet", "agentd/reviewer/committed"]);
+    scene.worktrees().retire(id, false).unwrap();
+    assert_eq!(scene.worktrees().recorded(id).unwrap(), None);
+    let (id, _) = linked("begun");
+    scene.worktrees().discard(id).unwrap();
+    scene.assert_clean();
+}
+
 /// What may happen to a worktree, in any order.
 #[derive(Clone, Copy, Debug)]
 enum Step {
