@@ -86,6 +86,9 @@ pub struct Worktree {
     /// Files with the agent's own rules of what git ignores.
     #[serde(default)]
     pub ignore_files: Vec<PathBuf>,
+    /// True once agentd removes the files, since all work in them is elsewhere.
+    #[serde(default)]
+    pub removing: bool,
     /// What is kept of it in the repository besides its branch.
     #[serde(default)]
     pub saved: Vec<Saved>,

@@ -479,6 +479,22 @@ fn changes_that_git_does_not_see_are_seen() {
 }
 
 #[test]
+fn a_worktree_that_its_agent_removed_is_no_merged_one() {
+    let scene = Scene::new();
+    for policy in [Drop, Merge, Keep] {
+        let (id, worktree) = scene.made();
+        scene.put(&worktree.path, "new", "x");
+        scene.commit(&worktree.path, "work");
+        fs::remove_dir_all(&worktree.path).unwrap();
+        let report = scene.finish(id, policy);
+        assert_eq!(report.outcome, WorkspaceOutcome::Dropped, "{}", report.message);
+        assert_eq!(report.reason.is_some(), policy == Merge);
+        assert!(report.message.contains("not by agentd"), "{}", report.message);
+    }
+    scene.assert_clean();
+}
+
+#[test]
 fn files_in_a_submodules_directory_stay() {
     let scene = Scene::new();
     let module = scene.repository.join("module");

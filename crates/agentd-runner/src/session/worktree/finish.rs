@@ -51,11 +51,7 @@ impl Worktrees<'_> {
             return self.finish_linked(&dir, &git, worktree, ending).map(Some);
         }
         if !worktree.path.exists() {
-            let outcome = match ending.policy {
-                WorktreePolicy::Merge => WorkspaceOutcome::Merged,
-                WorktreePolicy::Keep | WorktreePolicy::Drop => WorkspaceOutcome::Dropped,
-            };
-            let report = worktree.report(outcome, format!("it was removed before{}", kept_names(&worktree)));
+            let report = gone(&worktree, ending);
             self.close(&dir, &git, worktree)?;
             return Ok(Some(report));
         }
@@ -94,6 +90,8 @@ impl Worktrees<'_> {
             WorkspaceOutcome::Dropped | WorkspaceOutcome::Merged | WorkspaceOutcome::Unchanged => true,
         };
         if files_go {
+            worktree.removing = true;
+            write_record(&dir, &worktree)?;
             state::remove_all(&worktree.path)?;
             if matches!(
                 report.outcome,
@@ -343,7 +341,7 @@ impl Worktrees<'_> {
 
     /// Removes the record, and what was only for a while.
     pub(super) fn clear(&self, dir: &SessionDir) -> Result<(), StepError> {
-        for name in ["view", "scratch", "renewed", RECORD_FILE] {
+        for name in ["view", "scratch", "looking", "renewed", RECORD_FILE] {
             state::remove_all(&dir.root().join(name))?;
         }
         Ok(())
@@ -362,6 +360,26 @@ impl Worktrees<'_> {
             }
         }
         Ok(Progress::Done)
+    }
+}
+
+/// What is said of files that are not there: agentd removed them and was killed, or the agent did, with what was in them.
+fn gone(worktree: &Worktree, ending: Ending) -> WorkspaceReport {
+    let merges = ending.policy == WorktreePolicy::Merge;
+    if worktree.removing {
+        let outcome = match merges {
+            true => WorkspaceOutcome::Merged,
+            false => WorkspaceOutcome::Dropped,
+        };
+        return worktree.report(outcome, format!("it was removed before{}", kept_names(worktree)));
+    }
+    let why = format!(
+        "the worktree {} was removed before the session was over, and not by agentd",
+        worktree.path.display()
+    );
+    WorkspaceReport {
+        reason: (merges && ending.completed).then(|| why.clone()),
+        ..worktree.report(WorkspaceOutcome::Dropped, why)
     }
 }
 

@@ -67,6 +67,7 @@ impl Worktrees<'_> {
             borrowed: source.common.objects()?,
             hooks: source.common.hooks()?,
             ignore_files: vec![new.home.join(".config/git/ignore")],
+            removing: false,
             saved: Vec::new(),
         };
         write_record(&dir, &worktree)?;

@@ -96,11 +96,10 @@ impl<'a> Saving<'a> {
     }
 
     /// Copies the objects of these commits and tags into the workspace's repository. What it has already, it keeps.
-    /// Gives the bytes that it took.
     ///
     /// # Errors
     /// When something of it cannot be read or written.
-    pub(super) fn bring_over(&self, objects: &[String]) -> Result<u64, StepError> {
+    pub(super) fn bring_over(&self, objects: &[String]) -> Result<(), StepError> {
         let Self {
             git, dir, worktree, ..
         } = self;
@@ -131,12 +130,11 @@ impl<'a> Saving<'a> {
             return Err(refused(at, &arguments, &packed));
         }
         drop(view);
-        let bytes = self.unpack(&pack)?;
-        state::remove_all(&scratch)?;
-        Ok(bytes)
+        self.unpack(&pack)?;
+        state::remove_all(&scratch)
     }
 
-    fn unpack(&self, pack: &Path) -> Result<u64, StepError> {
+    fn unpack(&self, pack: &Path) -> Result<(), StepError> {
         let Self {
             git, dir, worktree, ..
         } = self;
@@ -146,9 +144,8 @@ impl<'a> Saving<'a> {
             .and_then(|()| file.rewind())
             .map_err(StepError::io("read", pack))?;
         let count = u32::from_be_bytes([head[8], head[9], head[10], head[11]]);
-        let bytes = file.metadata().map_err(StepError::io("look at", pack))?.len();
         if count == 0 {
-            return Ok(0);
+            return Ok(());
         }
         let view = View::new(
             git,
@@ -164,7 +161,7 @@ impl<'a> Saving<'a> {
         if answer.code != 0 {
             return Err(refused(at, arguments, &answer));
         }
-        Ok(bytes)
+        Ok(())
     }
 
     /// Gives the session's branch in the workspace's repository this commit, which is there. False when the branch has
